@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# The root directory of a Debian suite, with its kernel, headers and compiler,
+# and the initramfs that finds its way to that directory. Both are made once
+# and kept in the cache.
+#
+# $CACHE/roots/SUITE-HASH/root     the root directory, never written again
+# $CACHE/roots/SUITE-HASH/release  its kernel's release; written last, so a
+#                                  directory without it is half made
+# HASH is that of the recipe: another recipe, another directory.
+
+# The guest's tools, then what builds the module and the userspace command.
+readonly ROOT_PACKAGES="
+	linux-image-amd64 linux-headers-amd64 busybox-static kmod
+	bsdextrautils fdisk file iproute2 jq mount procps psmisc python3 strace
+	util-linux cryptsetup-bin dmsetup e2fsprogs fio nbd-client qemu-utils
+	xfsprogs
+	gcc libc6-dev make pkgconf
+	libcmocka-dev libcryptsetup-dev libdevmapper-dev libjson-c-dev
+	liburing-dev"
+
+# The debug kernel is stable's source built by stable's compiler.
+readonly ROOT_PACKAGES_STABLE="
+	bc bison flex libelf-dev libssl-dev linux-source xz-utils"
+
+# What the initramfs needs of the kernel before the root directory is there;
+# the rest is loaded from the root directory. Built-in ones do no harm.
+readonly BOOT_MODULES="virtio_pci 9pnet_virtio 9p overlay virtio_console"
+
+root_packages()
+{
+	local suite=$1
+
+	printf '%s ' $ROOT_PACKAGES
+	[ "$suite" != stable ] || printf '%s ' $ROOT_PACKAGES_STABLE
+}
+
+# Documentation is left out, and so is the kernel's own initramfs. The last
+# snapshot of a mirror is as good as a mirror: its date is not checked.
+root_make()
+{
+	local suite=$1 dir=$2
+	local packages
+
+	packages=$(root_packages "$suite")
+	INITRD=No TMPDIR="$(dirname "$dir")" mmdebstrap --quiet --variant=apt \
+		--mode=root \
+		--aptopt='Acquire::Check-Valid-Until "false"' \
+		--dpkgopt=force-unsafe-io \
+		--dpkgopt='path-exclude=/usr/share/doc/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' \
+		--dpkgopt='path-exclude=/usr/share/man/*' \
+		--include="${packages// /,}" \
+		"$suite" "$dir" </dev/null >&2 || return
+	mkdir -p "$dir/build" "$dir/kernel"
+	echo 127.0.0.1 localhost >"$dir/etc/hosts"
+}
+
+root_recipe()
+{
+	root_packages "$1"
+	declare -f root_make
+}
+
+# Prints the directory that holds, or will hold, the suite's root directory.
+root_home()
+{
+	echo "$CACHE/roots/$1-$(root_recipe "$1" | hash_of)"
+}
+
+root_ensure()
+{
+	local suite=$1
+	local home
+
+	home=$(root_home "$suite")
+	[ -e "$home/release" ] ||
+		with_lock "$CACHE/lock/root-$suite" root_build "$suite" "$home"
+}
+
+root_build()
+{
+	local suite=$1 home=$2
+	local started=$SECONDS release
+
+	[ ! -e "$home/release" ] || return 0
+	need_on_host mmdebstrap=mmdebstrap
+	say "making the root directory of Debian $suite (once; minutes)"
+	root_remove_others "$suite" "$home"
+	mkdir -p "$home"
+	root_make "$suite" "$home/root" ||
+		die $STATUS_SETUP "cannot make the root directory of $suite"
+	release=$(basename "$home"/root/lib/modules/*)
+	echo "$release" >"$home/release.new"
+	mv "$home/release.new" "$home/release"
+	say "made it in $((SECONDS - started)) s: Linux $release"
+}
+
+# Removes half made and outdated root directories of the suite, except where a
+# running VM holds the lock (vm_hold).
+root_remove_others()
+{
+	local suite=$1 keep=$2
+	local home
+
+	for home in "$CACHE/roots/$suite"-*; do
+		[ -d "$home" ] || continue
+		if [ "$home" = "$keep" ] || flock -n "$home" true; then
+			rm -rf --one-file-system "$home"
+		fi
+	done
+}
+
+root_release()
+{
+	cat "$(root_home "$1")/release"
+}
+
+# root_chroot ROOT BUILD COMMAND...: runs COMMAND in the root directory, with
+# BUILD at /build, out of sight of everybody else. KERNEL_TREE, if set, is at
+# /kernel.
+root_chroot()
+{
+	local root=$1 build=$2
+
+	shift 2
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	unshare --mount --propagation private sh -euc '
+		root=$1 build=$2
+		shift 2
+		mount --bind "$build" "$root/build"
+		[ -z "${KERNEL_TREE-}" ] || mount --bind "$KERNEL_TREE" "$root/kernel"
+		mount --bind /dev "$root/dev"
+		mount -t proc proc "$root/proc"
+		mount -t tmpfs tmpfs "$root/tmp"
+		exec chroot "$root" env -i HOME=/build LC_ALL=C \
+			PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+			"$@"' sh "$root" "$build" "$@" </dev/null
+}
+
+# initramfs_ensure ROOT RELEASE OUT: RELEASE is empty for a kernel that needs
+# no modules to boot.
+initramfs_ensure()
+{
+	local root=$1 release=$2 out=$3
+
+	[ "$out" -nt "$LIB/initramfs-init" ] ||
+		with_lock "$CACHE/lock/initramfs" \
+			initramfs_make "$root" "$release" "$out"
+}
+
+initramfs_make()
+{
+	local root=$1 release=$2 out=$3
+	local dir
+
+	dir=$(mktemp -d "$CACHE/initramfs.XXXXXX")
+	mkdir -p "$dir"/{bin,dev,modules,newroot,proc}
+	cp "$root/bin/busybox" "$dir/bin/"
+	ln -s busybox "$dir/bin/sh"
+	cp "$LIB/initramfs-init" "$dir/init"
+	chmod 755 "$dir/init"
+	: >"$dir/modules/order"
+	[ -z "$release" ] || initramfs_modules "$root" "$release" "$dir/modules"
+	root_chroot "$root" "$dir" sh -c \
+		'cd /build && find . | busybox cpio -o -H newc' \
+		>"$out.new" 2>/dev/null || die $STATUS_SETUP "cannot make $out"
+	rm -rf "$dir"
+	mv "$out.new" "$out"
+}
+
+# Copies the boot modules and what they depend on, uncompressed, and writes the
+# order in which to load them.
+initramfs_modules()
+{
+	local root=$1 release=$2 dir=$3
+	local module path name
+
+	for module in $BOOT_MODULES; do
+		root_chroot "$root" "$dir" modprobe --show-depends \
+			--ignore-install -S "$release" "$module"
+	done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
+	while read -r path; do
+		name=$(basename "$path" .xz)
+		case $path in
+		*.xz) xz -dc "$root/$path" >"$dir/$name" ;;
+		*.zst) zstd -qdc "$root/$path" >"$dir/$name" ;;
+		*) cp "$root/$path" "$dir/$name" ;;
+		esac
+		echo "$name" >>"$dir/order"
+	done
+}
