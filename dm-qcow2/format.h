@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * On-disk structures of qcow2 and the arithmetic on them.
+ *
+ * The specification is docs/interop/qcow2.rst in the QEMU sources ("spec"
+ * below).  This file and format.c are compiled into the module and into
+ * userspace, so they use nothing but fixed-width types and byte order
+ * helpers: no allocation, no I/O, no locks.  Every function here is pure, may
+ * be called in any context and never sleeps.
+ *
+ * Nothing read from an image is trusted: a function that decodes checks, and
+ * says in a struct qcow2_fault which field was wrong, where it stands in the
+ * image, and why.  Offsets and lengths are bytes unless the name says
+ * otherwise; indices count clusters or entries.
+ */
+#ifndef DM_QCOW2_FORMAT_H
+#define DM_QCOW2_FORMAT_H
+
+#include <linux/types.h>
+#include <asm/byteorder.h>
+
+#define QCOW2_MAGIC			0x514649fbU	/* "QFI\xfb" */
+#define QCOW2_MIN_CLUSTER_BITS		9
+#define QCOW2_MAX_CLUSTER_BITS		21
+#define QCOW2_HEADER_V2_BYTES		72
+#define QCOW2_HEADER_V3_BYTES		104
+/* The header, its extensions and the backing name must fit into this. */
+#define QCOW2_MAX_HEADER_BYTES		(1U << QCOW2_MAX_CLUSTER_BITS)
+#define QCOW2_MAX_BACKING_NAME_BYTES	1023
+/* QEMU's own limits (block/qcow2.h): what it would not open, we do not. */
+#define QCOW2_MAX_L1_BYTES		(32U << 20)
+#define QCOW2_MAX_REFTABLE_BYTES	(8U << 20)
+#define QCOW2_MAX_SNAPSHOTS		65536
+#define QCOW2_MAX_SNAPSHOT_TABLE_BYTES	(64U << 20)
+#define QCOW2_MAX_BITMAPS		65535
+#define QCOW2_MAX_BITMAP_DIR_BYTES	(64U << 20)
+/* Fields of bits 9-55: no image offset is at or above this. */
+#define QCOW2_MAX_OFFSET		(1ULL << 56)
+
+struct qcow2_disk_header {
+	__be32 magic;
+	__be32 version;
+	__be64 backing_file_offset;
+	__be32 backing_file_size;
+	__be32 cluster_bits;
+	__be64 size;
+	__be32 crypt_method;
+	__be32 l1_size;
+	__be64 l1_table_offset;
+	__be64 refcount_table_offset;
+	__be32 refcount_table_clusters;
+	__be32 nb_snapshots;
+	__be64 snapshots_offset;
+	/* version 3 */
+	__be64 incompatible_features;
+	__be64 compatible_features;
+	__be64 autoclear_features;
+	__be32 refcount_order;
+	__be32 header_length;
+	__u8 compression_type;
+	__u8 padding[7];
+} __attribute__((packed));
+
+/* Incompatible feature bits */
+#define QCOW2_INCOMPAT_DIRTY		(1ULL << 0)
+#define QCOW2_INCOMPAT_CORRUPT		(1ULL << 1)
+#define QCOW2_INCOMPAT_DATA_FILE	(1ULL << 2)
+#define QCOW2_INCOMPAT_COMPRESSION	(1ULL << 3)
+#define QCOW2_INCOMPAT_EXTL2		(1ULL << 4)
+#define QCOW2_INCOMPAT_KNOWN		0x1fULL
+/* Compatible feature bits */
+#define QCOW2_COMPAT_LAZY_REFCOUNTS	(1ULL << 0)
+/* Autoclear feature bits */
+#define QCOW2_AUTOCLEAR_BITMAPS		(1ULL << 0)
+#define QCOW2_AUTOCLEAR_DATA_FILE_RAW	(1ULL << 1)
+
+/* Header extension types */
+#define QCOW2_EXT_END			0x00000000U
+#define QCOW2_EXT_BACKING_FORMAT	0xe2792acaU
+#define QCOW2_EXT_FEATURE_TABLE		0x6803f857U
+#define QCOW2_EXT_BITMAPS		0x23852875U
+#define QCOW2_EXT_CRYPTO		0x0537be77U
+#define QCOW2_EXT_DATA_FILE		0x44415441U
+
+/* Table entries, in host byte order */
+#define QCOW2_OFLAG_COPIED		(1ULL << 63)
+#define QCOW2_OFLAG_COMPRESSED		(1ULL << 62)
+#define QCOW2_OFLAG_ZERO		(1ULL << 0)
+#define QCOW2_OFFSET_MASK		0x00fffffffffffe00ULL
+#define QCOW2_L1_RESERVED_MASK		0x7f000000000001ffULL
+#define QCOW2_L2_RESERVED_MASK		0x3f000000000001feULL
+#define QCOW2_REFTABLE_OFFSET_MASK	0xfffffffffffffe00ULL
+#define QCOW2_REFTABLE_RESERVED_MASK	0x00000000000001ffULL
+
+/**
+ * struct qcow2_fault - what is wrong in an image, for a message
+ * @field: name of the field, as the specification spells it
+ * @where: byte offset of the field in the image
+ * @value: what stands there
+ * @why: what is wrong with it, and the remedy where there is one
+ */
+struct qcow2_fault {
+	const char *field;
+	__u64 where;
+	__u64 value;
+	const char *why;
+};
+
+/**
+ * struct qcow2_header - a decoded and checked header
+ *
+ * All in host byte order; version 2 images get the defaults that the
+ * specification gives for the fields they lack.  The derived members follow
+ * the on-disk ones.
+ */
+struct qcow2_header {
+	__u32 version;
+	__u64 backing_file_offset;	/* 0: no backing file */
+	__u32 backing_file_size;	/* bytes of the name */
+	__u32 cluster_bits;
+	__u64 size;			/* virtual size, bytes */
+	__u32 crypt_method;		/* 0 none, 1 AES, 2 LUKS */
+	__u32 l1_size;			/* entries */
+	__u64 l1_table_offset;
+	__u64 refcount_table_offset;
+	__u32 refcount_table_clusters;
+	__u32 nb_snapshots;
+	__u64 snapshots_offset;
+	__u64 incompatible;
+	__u64 compatible;
+	__u64 autoclear;
+	__u32 refcount_order;
+	__u32 header_length;
+	__u8 compression_type;		/* 0 zlib, 1 zstd */
+
+	__u32 cluster_size;		/* bytes */
+	__u32 l2_entry_bytes;		/* 8, or 16 with extended L2 */
+	__u32 l2_bits;			/* log2 of the entries of an L2 table */
+	__u32 refblock_bits;		/* log2 of the entries of a refcount block */
+};
+
+/**
+ * enum qcow2_kind - what an L2 entry says of its guest cluster
+ * @QCOW2_UNALLOCATED: look in the layer below
+ * @QCOW2_ZERO_PLAIN: reads as zeroes, no host cluster
+ * @QCOW2_ZERO_ALLOC: reads as zeroes, a host cluster is reserved for it
+ * @QCOW2_NORMAL: data in a host cluster
+ * @QCOW2_COMPRESSED: compressed data
+ */
+enum qcow2_kind {
+	QCOW2_UNALLOCATED,
+	QCOW2_ZERO_PLAIN,
+	QCOW2_ZERO_ALLOC,
+	QCOW2_NORMAL,
+	QCOW2_COMPRESSED,
+};
+
+/**
+ * struct qcow2_ext - one header extension
+ * @type: QCOW2_EXT_*
+ * @len: bytes of data, without padding
+ * @data_offset: where the data starts, in bytes from the start of the image
+ * @next_offset: where the next extension starts
+ */
+struct qcow2_ext {
+	__u32 type;
+	__u32 len;
+	__u32 data_offset;
+	__u32 next_offset;
+};
+
+/**
+ * struct qcow2_snapshot - one entry of the snapshot table
+ * @l1_table_offset: bytes
+ * @l1_size: entries
+ * @disk_size: virtual size when it was taken, bytes; 0 if not recorded
+ * @vm_state_size: bytes
+ * @date_sec: seconds since the epoch
+ * @date_nsec: nanoseconds
+ * @vm_clock_nsec: guest's running time
+ * @id_offset: bytes from the entry's start to the ID (not terminated)
+ * @id_len: bytes
+ * @name_offset: bytes from the entry's start to the name (not terminated)
+ * @name_len: bytes
+ * @entry_len: bytes of the whole entry with padding
+ */
+struct qcow2_snapshot {
+	__u64 l1_table_offset;
+	__u32 l1_size;
+	__u64 disk_size;
+	__u64 vm_state_size;
+	__u32 date_sec;
+	__u32 date_nsec;
+	__u64 vm_clock_nsec;
+	__u32 id_offset;
+	__u32 id_len;
+	__u32 name_offset;
+	__u32 name_len;
+	__u32 entry_len;
+};
+
+/**
+ * struct qcow2_bitmaps - the bitmaps header extension
+ * @nb: number of bitmaps
+ * @directory_size: bytes
+ * @directory_offset: bytes from the start of the image
+ */
+struct qcow2_bitmaps {
+	__u32 nb;
+	__u64 directory_size;
+	__u64 directory_offset;
+};
+
+/* Flags of a bitmap directory entry */
+#define QCOW2_BITMAP_IN_USE		(1U << 0)
+#define QCOW2_BITMAP_AUTO		(1U << 1)
+
+/**
+ * struct qcow2_bitmap - one entry of the bitmap directory
+ * @table_offset: bytes from the start of the image
+ * @table_size: entries
+ * @flags: QCOW2_BITMAP_*
+ * @flags_offset: bytes from the entry's start to the flags
+ * @granularity_bits: log2 of the bytes a bit stands for
+ * @name_offset: bytes from the entry's start
+ * @name_len: bytes
+ * @entry_len: bytes of the whole entry with padding
+ */
+struct qcow2_bitmap {
+	__u64 table_offset;
+	__u32 table_size;
+	__u32 flags;
+	__u32 flags_offset;
+	__u8 granularity_bits;
+	__u32 name_offset;
+	__u32 name_len;
+	__u32 entry_len;
+};
+
+/**
+ * qcow2_probe() - does a buffer start with the qcow2 magic?
+ * @buf: start of an image
+ * @len: bytes in @buf
+ */
+int qcow2_probe(const void *buf, __u32 len);
+
+/**
+ * qcow2_header_decode() - decode and check a header
+ * @buf: the first bytes of an image, QCOW2_HEADER_V3_BYTES at least (zero
+ *	padded where the image is shorter)
+ * @len: bytes in @buf
+ * @h: result
+ * @fault: what was wrong
+ *
+ * Checks all that can be told from the header alone.  Features are not
+ * judged: what a caller does not support it finds in @h->incompatible,
+ * @h->crypt_method.
+ *
+ * Return: 0, or -1 with @fault filled.
+ */
+int qcow2_header_decode(const void *buf, __u32 len, struct qcow2_header *h,
+			struct qcow2_fault *fault);
+
+/**
+ * qcow2_header_check_bounds() - check that the tables lie inside the image
+ * @h: decoded header
+ * @image_bytes: length of the file or device
+ * @fault: what was wrong
+ *
+ * The last table of a new image may end in the middle of its cluster, as
+ * qemu-img does not pad the file; only the bytes of the entries are asked for.
+ *
+ * Return: 0, or -1 with @fault filled.
+ */
+int qcow2_header_check_bounds(const struct qcow2_header *h, __u64 image_bytes,
+			      struct qcow2_fault *fault);
+
+/**
+ * qcow2_feature_name() - name of an incompatible feature bit, or NULL
+ * @bit: 0 to 63
+ */
+const char *qcow2_feature_name(unsigned int bit);
+
+/**
+ * qcow2_ext_next() - decode the header extension at an offset
+ * @buf: the first bytes of the image
+ * @len: bytes in @buf; extensions end within the first cluster
+ * @offset: @h->header_length for the first, @next_offset for others
+ * @h: decoded header
+ * @ext: result
+ * @fault: what was wrong
+ *
+ * Return: 1 for an extension, 0 at the end, -1 with @fault filled.
+ */
+int qcow2_ext_next(const void *buf, __u32 len, __u32 offset,
+		   const struct qcow2_header *h, struct qcow2_ext *ext,
+		   struct qcow2_fault *fault);
+
+/**
+ * qcow2_snapshot_decode() - decode one entry of the snapshot table
+ * @buf: start of the entry
+ * @len: bytes left of the table, or of what was read of it
+ * @where: byte offset of the entry in the image, for @fault
+ * @h: decoded header
+ * @snap: result
+ * @fault: what was wrong
+ *
+ * Return: 0; 1 where the entry does not end within @len (read more);
+ * -1 with @fault filled.
+ */
+int qcow2_snapshot_decode(const void *buf, __u64 len, __u64 where,
+			  const struct qcow2_header *h,
+			  struct qcow2_snapshot *snap,
+			  struct qcow2_fault *fault);
+
+/**
+ * qcow2_bitmaps_decode() - decode the data of a bitmaps extension
+ * @buf: data of the extension
+ * @ext: the extension
+ * @h: decoded header
+ * @bitmaps: result
+ * @fault: what was wrong
+ *
+ * Return: 0, or -1 with @fault filled.
+ */
+int qcow2_bitmaps_decode(const void *buf, const struct qcow2_ext *ext,
+			 const struct qcow2_header *h,
+			 struct qcow2_bitmaps *bitmaps,
+			 struct qcow2_fault *fault);
+
+/**
+ * qcow2_bitmap_decode() - decode one entry of the bitmap directory
+ * @buf: start of the entry
+ * @len: bytes left of the directory
+ * @where: byte offset of the entry in the image, for @fault
+ * @bitmap: result
+ * @fault: what was wrong
+ *
+ * Return: 0, or -1 with @fault filled.
+ */
+int qcow2_bitmap_decode(const void *buf, __u64 len, __u64 where,
+			struct qcow2_bitmap *bitmap, struct qcow2_fault *fault);
+
+/**
+ * qcow2_l1_entries() - entries an L1 table needs for a virtual size
+ * @h: decoded header (its geometry is used)
+ * @size: bytes
+ */
+__u64 qcow2_l1_entries(const struct qcow2_header *h, __u64 size);
+
+/**
+ * qcow2_l1_entry_check() - is an L1 entry sound?
+ * @h: decoded header
+ * @entry: host byte order
+ * @image_bytes: length of the device
+ *
+ * Return: NULL, or what is wrong with it.
+ */
+const char *qcow2_l1_entry_check(const struct qcow2_header *h, __u64 entry,
+				 __u64 image_bytes);
+
+/**
+ * qcow2_l2_entry_check() - is a standard L2 entry sound?
+ * @h: decoded header
+ * @entry: host byte order
+ * @image_bytes: length of the device
+ *
+ * A data cluster must start inside the image but may end beyond it: a file
+ * need not be padded to whole clusters, and what it lacks reads as zeroes.
+ * Who does I/O to the cluster clips it to the device.
+ *
+ * Return: NULL, or what is wrong with it.
+ */
+const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
+				 __u64 image_bytes);
+
+/**
+ * qcow2_reftable_entry_check() - is a refcount table entry sound?
+ * @h: decoded header
+ * @entry: host byte order
+ * @image_bytes: length of the device
+ *
+ * Return: NULL, or what is wrong with it.
+ */
+const char *qcow2_reftable_entry_check(const struct qcow2_header *h,
+				       __u64 entry, __u64 image_bytes);
+
+/**
+ * qcow2_refcount_get() - read one refcount
+ * @block: refcount block, or an aligned part of it
+ * @index: entry within @block
+ * @order: refcount_order, 0 to 6
+ */
+__u64 qcow2_refcount_get(const void *block, __u32 index, __u32 order);
+
+/**
+ * qcow2_refcount_set() - write one refcount
+ * @block: refcount block, or an aligned part of it
+ * @index: entry within @block
+ * @order: refcount_order, 0 to 6
+ * @value: must fit, see qcow2_refcount_max()
+ */
+void qcow2_refcount_set(void *block, __u32 index, __u32 order, __u64 value);
+
+/** qcow2_refcount_max() - largest refcount of a width */
+static inline __u64 qcow2_refcount_max(__u32 order)
+{
+	return order == 6 ? ~0ULL : (1ULL << (1U << order)) - 1;
+}
+
+/** qcow2_l2_kind() - classify a standard L2 entry, host byte order */
+static inline enum qcow2_kind qcow2_l2_kind(__u64 entry)
+{
+	if (entry & QCOW2_OFLAG_COMPRESSED)
+		return QCOW2_COMPRESSED;
+	if (entry & QCOW2_OFLAG_ZERO)
+		return entry & QCOW2_OFFSET_MASK ?
+			QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
+	return entry & QCOW2_OFFSET_MASK ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
+}
+
+/** qcow2_l1_index() - L1 entry that covers a guest offset in bytes */
+static inline __u64 qcow2_l1_index(const struct qcow2_header *h, __u64 guest)
+{
+	return guest >> (h->l2_bits + h->cluster_bits);
+}
+
+/** qcow2_l2_index() - entry of the L2 table that covers a guest offset */
+static inline __u32 qcow2_l2_index(const struct qcow2_header *h, __u64 guest)
+{
+	return (guest >> h->cluster_bits) & ((1U << h->l2_bits) - 1);
+}
+
+#endif /* DM_QCOW2_FORMAT_H */
