@@ -107,9 +107,12 @@ class Machine:
         """The guest's word: (status, stdout bytes, stderr bytes) or None."""
         try:
             with open(f"{self.args.job}/status") as f:
-                return tuple(int(word) for word in f.read().split())
+                line = f.read()
         except FileNotFoundError:
             return None
+        if not line.endswith("\n"):
+            return None
+        return tuple(int(word) for word in line.split())
 
     def drain(self, out, err):
         last = time.monotonic()
