@@ -6,9 +6,11 @@
 
 readonly KVM_PROBE_SECONDS=20
 
-# Prints kvm or tcg. DMQCOW2_ACCEL in the environment decides without a probe.
+# accel_pick SUITE: prints kvm or tcg; SUITE is what to try with. DMQCOW2_ACCEL
+# in the environment decides without a probe.
 accel_pick()
 {
+	local suite=$1
 	local answer
 
 	if [ -n "${DMQCOW2_ACCEL-}" ]; then
@@ -21,19 +23,19 @@ accel_pick()
 	fi
 	answer=$CACHE/accel-$({ cat /proc/version; grep -m1 'model name' /proc/cpuinfo; } | hash_of)
 	[ -s "$answer" ] ||
-		with_lock "$CACHE/lock/accel" accel_probe "$answer" >&2
+		with_lock "$CACHE/lock/accel" accel_probe "$suite" "$answer" >&2
 	cat "$answer"
 }
 
 accel_probe()
 {
-	local answer=$1 accel=tcg
+	local suite=$1 answer=$2 accel=tcg
 
 	[ ! -s "$answer" ] || return 0
 	say "trying KVM (once, at most $KVM_PROBE_SECONDS s)"
-	if [ "$(DMQCOW2_ACCEL=kvm "$PROJECT/scripts/vm" --no-build \
+	if [ "$(DMQCOW2_ACCEL=kvm "$PROJECT/scripts/vm" --suite "$suite" --no-build \
 		--timeout "$KVM_PROBE_SECONDS" --log /dev/null --quiet-console \
-		--suite "$suite" -- echo works 2>/dev/null)" = works ]; then
+		-- echo works 2>/dev/null)" = works ]; then
 		accel=kvm
 	fi
 	say "using $accel"

@@ -4,9 +4,10 @@
 # Builds the module and qcow2setup for one kernel, in a copy of the sources in
 # the cache: the project's directory stays clean and kernels do not mix.
 #
-# $CACHE/build/NAME-HASH/src    the copy, HASH is that of the project's path
-# $CACHE/build/NAME-HASH/built  hash of the sources and kernel of the last
-#                               good build; written last
+# $CACHE/build/KERNEL-HASH/src    the copy
+# $CACHE/build/KERNEL-HASH/built  what the last good build was made from;
+#                                 written last
+# HASH is that of the project's path and of variables for make.
 
 # Prints the project's files that may matter to the build, separated by NUL.
 build_sources()
@@ -46,36 +47,45 @@ build_sync()
 	cp "$list" "$src.list"
 }
 
-# build_into JOB PROJECT NAME ROOT KDIR: builds what is out of date and copies
-# the result to the job. KDIR is the kernel's build directory as seen in ROOT.
+# build_into JOB PROJECT KERNEL ROOT KDIR [VAR=VALUE]...: builds what is out of
+# date and copies the result to the job. KDIR is the kernel's build directory as
+# seen in ROOT.
 build_into()
 {
-	with_lock "$CACHE/lock/build-$3-$(hash_of <<<"$2")" build_locked "$@"
+	local job=$1 project=$2 kernel=$3
+	local name
+
+	shift 3
+	name=$kernel-$(printf '%s\0' "$project" "${@:3}" | hash_of)
+	with_lock "$CACHE/lock/build-$name" \
+		build_locked "$job" "$project" "$CACHE/build/$name" "$@"
 }
 
 build_locked()
 {
-	local job=$1 project=$2 name=$3 root=$4 kdir=$5
-	local dir
+	local job=$1 project=$2 dir=$3
 
-	dir=$CACHE/build/$name-$(hash_of <<<"$project")
+	shift 3
 	mkdir -p "$dir"
 	build_sources "$project" >"$dir/list"
-	build_stamp "$project" "$dir/list" "$root" "$kdir" >"$dir/wanted"
+	build_stamp "$project" "$dir/list" "$@" >"$dir/wanted"
 	if ! cmp -s "$dir/wanted" "$dir/built"; then
 		rm -f "$dir/built"
 		build_sync "$project" "$dir/list" "$dir/src"
-		build_make "$dir" "$root" "$kdir"
+		build_make "$dir" "$@"
 		mv "$dir/wanted" "$dir/built"
 	fi
 	build_copy "$dir/src" "$job"
 }
 
+# What the result depends on: the sources, the root directory, the kernel (in
+# KERNEL_TREE, if set) and variables.
 build_stamp()
 {
-	local project=$1 list=$2 root=$3 kdir=$4
+	local project=$1 list=$2
 
-	echo "$root $kdir"
+	shift 2
+	printf '%s\n' "${KERNEL_TREE-}" "$@"
 	(cd "$project" && xargs -0 -r sha256sum -- <"$list")
 }
 
@@ -84,10 +94,10 @@ build_make()
 	local dir=$1 root=$2 kdir=$3
 	local started=$SECONDS
 
-	root_chroot "$root" "$dir" \
-		make -C /build/src -j"$(nproc)" KDIR="$kdir" >&2 ||
-		die $STATUS_BUILD "the build failed"
-	say "built for $(basename "$dir") in $((SECONDS - started)) s"
+	shift 3
+	root_chroot "$root" "$dir" make -C /build/src -j"$(nproc)" \
+		KDIR="$kdir" "$@" >&2 || die "$STATUS_BUILD" "the build failed"
+	say "built ${dir##*/} in $((SECONDS - started)) s"
 }
 
 # Copies modules and the programs that the build made.

@@ -6,8 +6,10 @@
 
 # Exit statuses of scripts/vm that are not the command's own. The help text in
 # scripts/vm is their documentation; lib/supervise.py knows HANG and PANIC too.
+# shellcheck disable=SC2034 # used by the others
 readonly STATUS_USAGE=2
 readonly STATUS_SETUP=122
+# shellcheck disable=SC2034
 readonly STATUS_BUILD=123
 
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/dm-qcow2"
@@ -57,7 +59,7 @@ need_on_host()
 	[ ${#missing[@]} -eq 0 ] && return
 
 	command -v apt-get >/dev/null ||
-		die $STATUS_SETUP "please install: ${missing[*]}"
+		die "$STATUS_SETUP" "please install: ${missing[*]}"
 	say "installing ${missing[*]}"
 	with_lock "$CACHE/lock/apt" apt_install "${missing[@]}"
 }
@@ -70,5 +72,5 @@ apt_install()
 	{ "${get[@]}" install --no-install-recommends "$@" ||
 		{ "${get[@]}" update &&
 		  "${get[@]}" install --no-install-recommends "$@"; }
-	} >&2 </dev/null || die $STATUS_SETUP "cannot install $*"
+	} >&2 </dev/null || die "$STATUS_SETUP" "cannot install $*"
 }

@@ -33,7 +33,9 @@ root_packages()
 {
 	local suite=$1
 
+	# shellcheck disable=SC2086 # a list
 	printf '%s ' $ROOT_PACKAGES
+	# shellcheck disable=SC2086
 	[ "$suite" != stable ] || printf '%s ' $ROOT_PACKAGES_STABLE
 }
 
@@ -91,10 +93,10 @@ root_build()
 	root_remove_others "$suite" "$home"
 	mkdir -p "$home"
 	root_make "$suite" "$home/root" ||
-		die $STATUS_SETUP "cannot make the root directory of $suite"
+		die "$STATUS_SETUP" "cannot make the root directory of $suite"
 	release=$(basename "$home"/root/lib/modules/*)
 	kernel_unpack "$home/root" "$home/root/boot/vmlinuz-$release" \
-		>"$home/vmlinux" || die $STATUS_SETUP "cannot unpack the kernel"
+		>"$home/vmlinux" || die "$STATUS_SETUP" "cannot unpack the kernel"
 	echo "$release" >"$home/release.new"
 	mv "$home/release.new" "$home/release"
 	say "made it in $((SECONDS - started)) s: Linux $release"
@@ -140,11 +142,6 @@ root_remove_others()
 			rm -rf --one-file-system "$home"
 		fi
 	done
-}
-
-root_release()
-{
-	cat "$(root_home "$1")/release"
 }
 
 # root_chroot ROOT BUILD COMMAND...: runs COMMAND in the root directory, with
@@ -195,7 +192,7 @@ initramfs_make()
 	[ -z "$release" ] || initramfs_modules "$root" "$release" "$dir/modules"
 	root_chroot "$root" "$dir" sh -c \
 		'cd /build && find . | busybox cpio -o -H newc' \
-		>"$out.new" 2>/dev/null || die $STATUS_SETUP "cannot make $out"
+		>"$out.new" 2>/dev/null || die "$STATUS_SETUP" "cannot make $out"
 	rm -rf "$dir"
 	mv "$out.new" "$out"
 }
