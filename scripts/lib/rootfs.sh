@@ -40,15 +40,19 @@ root_packages()
 }
 
 # Documentation is left out, and so is the kernel's own initramfs. The last
-# snapshot of a mirror is as good as a mirror: its date is not checked.
+# snapshot of a mirror is as good as a mirror: its date is not checked. Some
+# mmdebstrap use the name that oldstable's security updates no longer have.
 root_make()
 {
 	local suite=$1 dir=$2
-	local packages
+	local packages sources
+
+	# shellcheck disable=SC2016 # expanded by mmdebstrap
+	sources='sed -i s,oldstable/updates,oldstable-security, "$1/etc/apt/sources.list"'
 
 	packages=$(root_packages "$suite")
 	INITRD=No TMPDIR="$(dirname "$dir")" mmdebstrap --quiet --variant=apt \
-		--mode=root \
+		--mode=root --setup-hook="$sources" \
 		--aptopt='Acquire::Check-Valid-Until "false"' \
 		--dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/doc/*' \
