@@ -112,5 +112,9 @@ build_copy()
 	while IFS= read -r -d '' file; do
 		grep -zqFx "${file#"$src/"}" "$src.list" || cp "$file" "$job/bin/"
 	done
-	[ -e "$job/modules/dm-qcow2.ko" ] || say "the build made no dm-qcow2.ko"
+	if [ -e "$job/modules/dm-qcow2.ko" ]; then
+		modinfo -F depends "$job/modules/dm-qcow2.ko" | tr , ' ' >"$job/needs"
+	else
+		say "the build made no dm-qcow2.ko"
+	fi
 }

@@ -26,8 +26,9 @@ readonly ROOT_PACKAGES_STABLE="
 	bc bison flex libelf-dev libssl-dev linux-source"
 
 # What the initramfs needs of the kernel before the root directory is there;
-# the rest is loaded from the root directory. Built-in ones do no harm.
-readonly BOOT_MODULES="virtio_pci 9pnet_virtio 9p overlay virtio_console"
+# and what no udev will load later. Built-in ones do no harm.
+readonly BOOT_MODULES="virtio_pci 9pnet_virtio 9p overlay virtio_console
+	virtio_blk"
 
 root_packages()
 {
@@ -171,12 +172,12 @@ root_chroot()
 }
 
 # initramfs_ensure ROOT RELEASE OUT: RELEASE is empty for a kernel that needs
-# no modules to boot.
+# no modules to boot. Made again when one of the files that make it is newer.
 initramfs_ensure()
 {
 	local root=$1 release=$2 out=$3
 
-	[ "$out" -nt "$LIB/initramfs-init" ] ||
+	{ [ "$out" -nt "$LIB/initramfs-init" ] && [ "$out" -nt "$LIB/rootfs.sh" ]; } ||
 		with_lock "$CACHE/lock/initramfs" \
 			initramfs_make "$root" "$release" "$out"
 }
