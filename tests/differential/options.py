@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a seed means: the chain it starts from. Host and guest agree on it."""
+
+import random
+
+SECTOR = 512
+KIB, MIB = 1 << 10, 1 << 20
+
+CLUSTER_SIZES = [512, 4 * KIB, 64 * KIB, 2 * MIB]
+REFCOUNT_BITS = [1, 8, 16, 64]
+BASES = ["none", "raw", "qcow2"]
+OVERLAYS = 3
+
+
+class Layer:
+    def __init__(self, name, fmt, size, cluster_size=0, compat="1.1",
+                 refcount_bits=16, preallocation="off"):
+        self.name = name
+        self.fmt = fmt
+        self.size = size
+        self.cluster_size = cluster_size
+        self.compat = compat
+        self.refcount_bits = refcount_bits
+        self.preallocation = preallocation
+
+    def create_options(self):
+        out = f"compat={self.compat},cluster_size={self.cluster_size}"
+        if self.compat == "1.1":
+            out += f",refcount_bits={self.refcount_bits}"
+        return out + f",preallocation={self.preallocation}"
+
+    def __str__(self):
+        if self.fmt == "raw":
+            return f"raw {self.size}"
+        return f"qcow2 {self.size} {self.create_options()}"
+
+
+class Options:
+    """Everything about a seed except the operations.
+
+    The four axes of the option sets are cycled through, the rest is drawn.
+    layers: top first, as the device starts; overlays: for live snapshots.
+    """
+
+    def __init__(self, seed):
+        rng = random.Random(f"options {seed}")
+        cluster = CLUSTER_SIZES[seed % 4]
+        compat = "0.10" if seed // 4 % 4 == 3 else "1.1"
+        bits = REFCOUNT_BITS[seed // 2 % 4] if compat == "1.1" else 16
+        base = BASES[seed // 3 % 3]
+        size = self._size(rng, cluster)
+        prealloc = base == "none" and rng.random() < 0.4
+        top = Layer("top", "qcow2", size, cluster, compat, bits,
+                    "metadata" if prealloc else "off")
+        self.seed = seed
+        self.layers = [top] + self._lower(rng, base, size)
+        self.overlays = [Layer(f"overlay{n}", "qcow2",
+                               size + rng.choice([0, 0, 0, SECTOR, 3 * MIB]),
+                               rng.choice(CLUSTER_SIZES[:3] + [cluster]),
+                               rng.choice(["1.1", "1.1", "0.10"]),
+                               rng.choice([8, 16, 32, 64]))
+                         for n in range(OVERLAYS)]
+        self.initial_snapshots = bits > 1 and rng.random() < 0.35 and \
+            rng.randint(1, 2) or 0
+        self.zero_from = rng.random() < 0.4
+        # A table may be shorter than the image.
+        self.length = size if rng.random() < 0.8 else \
+            size - SECTOR * rng.randint(1, 16)
+
+    @staticmethod
+    def _size(rng, cluster):
+        whole = {512: 2 * MIB, 4 * KIB: 6 * MIB, 64 * KIB: 12 * MIB,
+                 2 * MIB: 24 * MIB}[cluster]
+        return whole + rng.choice([0, SECTOR, 7 * SECTOR, MIB + 8 * SECTOR])
+
+    @staticmethod
+    def _lower(rng, base, size):
+        lower = []
+        if base == "none":
+            return lower
+        for n in range(rng.choice([0, 0, 1, 2])):
+            lower.append(Layer(f"middle{n}", "qcow2",
+                               Options._other_size(rng, size),
+                               rng.choice(CLUSTER_SIZES),
+                               rng.choice(["1.1", "0.10"]),
+                               rng.choice([2, 4, 16, 32])))
+        size = Options._other_size(rng, size)
+        if base == "raw":
+            lower.append(Layer("base", "raw", size))
+        else:
+            lower.append(Layer("base", "qcow2", size,
+                               rng.choice(CLUSTER_SIZES),
+                               rng.choice(["1.1", "0.10"])))
+        return lower
+
+    @staticmethod
+    def _other_size(rng, size):
+        size = rng.choice([size, size, size // 2, size * 3 // 4, size * 5 // 4])
+        return size // SECTOR * SECTOR
+
+    def __str__(self):
+        text = " <- ".join(str(layer) for layer in self.layers)
+        return (f"{text}; length {self.length}, "
+                f"{self.initial_snapshots} snapshots, "
+                f"zero_from {'yes' if self.zero_from else 'no'}")
