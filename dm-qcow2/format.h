@@ -25,7 +25,7 @@
 #define QCOW2_HEADER_V2_BYTES		72
 #define QCOW2_HEADER_V3_BYTES		104
 /* The header, its extensions and the backing name must fit into this. */
-#define QCOW2_MAX_HEADER_BYTES		(1U << QCOW2_MAX_CLUSTER_BITS)
+#define QCOW2_MAX_HEADER_BYTES		0x200000U
 #define QCOW2_MAX_BACKING_NAME_BYTES	1023
 /* QEMU's own limits (block/qcow2.h): what it would not open, we do not. */
 #define QCOW2_MAX_L1_BYTES		(32U << 20)
@@ -35,7 +35,7 @@
 #define QCOW2_MAX_BITMAPS		65535
 #define QCOW2_MAX_BITMAP_DIR_BYTES	(64U << 20)
 /* Fields of bits 9-55: no image offset is at or above this. */
-#define QCOW2_MAX_OFFSET		(1ULL << 56)
+#define QCOW2_MAX_OFFSET		0x100000000000000ULL
 
 struct qcow2_disk_header {
 	__be32 magic;
@@ -59,20 +59,20 @@ struct qcow2_disk_header {
 	__be32 header_length;
 	__u8 compression_type;
 	__u8 padding[7];
-} __attribute__((packed));
+};
 
 /* Incompatible feature bits */
-#define QCOW2_INCOMPAT_DIRTY		(1ULL << 0)
-#define QCOW2_INCOMPAT_CORRUPT		(1ULL << 1)
-#define QCOW2_INCOMPAT_DATA_FILE	(1ULL << 2)
-#define QCOW2_INCOMPAT_COMPRESSION	(1ULL << 3)
-#define QCOW2_INCOMPAT_EXTL2		(1ULL << 4)
+#define QCOW2_INCOMPAT_DIRTY		0x1ULL
+#define QCOW2_INCOMPAT_CORRUPT		0x2ULL
+#define QCOW2_INCOMPAT_DATA_FILE	0x4ULL
+#define QCOW2_INCOMPAT_COMPRESSION	0x8ULL
+#define QCOW2_INCOMPAT_EXTL2		0x10ULL
 #define QCOW2_INCOMPAT_KNOWN		0x1fULL
 /* Compatible feature bits */
-#define QCOW2_COMPAT_LAZY_REFCOUNTS	(1ULL << 0)
+#define QCOW2_COMPAT_LAZY_REFCOUNTS	0x1ULL
 /* Autoclear feature bits */
-#define QCOW2_AUTOCLEAR_BITMAPS		(1ULL << 0)
-#define QCOW2_AUTOCLEAR_DATA_FILE_RAW	(1ULL << 1)
+#define QCOW2_AUTOCLEAR_BITMAPS		0x1ULL
+#define QCOW2_AUTOCLEAR_DATA_FILE_RAW	0x2ULL
 
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000U
@@ -83,9 +83,9 @@ struct qcow2_disk_header {
 #define QCOW2_EXT_DATA_FILE		0x44415441U
 
 /* Table entries, in host byte order */
-#define QCOW2_OFLAG_COPIED		(1ULL << 63)
-#define QCOW2_OFLAG_COMPRESSED		(1ULL << 62)
-#define QCOW2_OFLAG_ZERO		(1ULL << 0)
+#define QCOW2_OFLAG_COPIED		0x8000000000000000ULL
+#define QCOW2_OFLAG_COMPRESSED		0x4000000000000000ULL
+#define QCOW2_OFLAG_ZERO		0x1ULL
 #define QCOW2_OFFSET_MASK		0x00fffffffffffe00ULL
 #define QCOW2_L1_RESERVED_MASK		0x7f000000000001ffULL
 #define QCOW2_L2_RESERVED_MASK		0x3f000000000001feULL
@@ -212,8 +212,8 @@ struct qcow2_bitmaps {
 };
 
 /* Flags of a bitmap directory entry */
-#define QCOW2_BITMAP_IN_USE		(1U << 0)
-#define QCOW2_BITMAP_AUTO		(1U << 1)
+#define QCOW2_BITMAP_IN_USE		0x1U
+#define QCOW2_BITMAP_AUTO		0x2U
 
 /**
  * struct qcow2_bitmap - one entry of the bitmap directory

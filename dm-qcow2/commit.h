@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The metadata commit: brings all changes of an image's metadata to the device
+ * in an order that a crash cannot hurt.
+ *
+ *	freeze	at one instant: the dirty blocks, the clusters dropped from
+ *		the mapping, the requests that wait for a commit
+ *	1a	refcount blocks; the refcount table if it moved	-> flush
+ *		(The data and the new L2 tables that the entries frozen here
+ *		point to were written before: the same flush makes them durable.)
+ *	1b	refcount table, or the header if the table moved	-> flush
+ *	2	L2 tables, the L1 table				-> flush
+ *	then	waiting requests end; dropped clusters go to qc_alloc_reap()
+ *
+ * A phase that has nothing to write is left out with its flush, except for the
+ * flush of 1a before a phase 2 and on behalf of waiting requests.
+ *
+ * One commit of an image runs at a time, as a work item on the image's queue.
+ * It needs no memory but what the image's pools have, and allocates no cluster:
+ * all that it writes has its place already.
+ */
+#ifndef DM_QCOW2_COMMIT_H
+#define DM_QCOW2_COMMIT_H
+
+#include <linux/bio.h>
+
+struct qc_image;
+struct work_struct;
+
+/**
+ * qc_commit_schedule() - metadata has changed: commit within the interval
+ * @img: the image
+ *
+ * Context: meta_lock.
+ */
+void qc_commit_schedule(struct qc_image *img);
+
+/**
+ * qc_commit_kick() - commit now
+ * @img: the image; nothing happens where it is read only
+ *
+ * Context: any.
+ */
+void qc_commit_kick(struct qc_image *img);
+
+/**
+ * qc_commit_wait_bio() - end a request when all before it is durable
+ * @img: the image, writable
+ * @bio: a flush, or a write that has completed and is to be durable
+ *
+ * What the device acknowledged before this call, and the mappings made before,
+ * are durable when the bio ends without error.
+ *
+ * Context: any.
+ */
+void qc_commit_wait_bio(struct qc_image *img, struct bio *bio);
+
+/**
+ * qc_commit_sync() - commit until nothing is left to commit or to free
+ * @img: the image; no target makes new changes
+ *
+ * Context: may sleep, no lock of the image held but qc_images_lock.
+ */
+void qc_commit_sync(struct qc_image *img);
+
+/**
+ * qc_commit_throttle() - hold back a writer while too much is dirty
+ * @img: the image
+ *
+ * Context: may sleep, no lock held.
+ */
+void qc_commit_throttle(struct qc_image *img);
+
+/**
+ * qc_commit_work() - run one commit
+ * @work: commit_work of the image
+ *
+ * Context: work item on the image's queue.
+ */
+void qc_commit_work(struct work_struct *work);
+
+/**
+ * qc_commit_bioset_init() - prepare the bios a commit writes with
+ * @bs: the image's bios
+ *
+ * Return: 0 or a negative error.
+ */
+int qc_commit_bioset_init(struct bio_set *bs);
+
+#endif /* DM_QCOW2_COMMIT_H */

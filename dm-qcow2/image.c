@@ -1,0 +1,687 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One open qcow2 image, see image.h.
+ */
+#include <linux/device-mapper.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "bitmaps.h"
+#include "commit.h"
+#include "image.h"
+
+/* Headers, with the feature name table, are read as far as this. */
+#define HEADER_READ_BYTES	4096U
+
+/* The list of images, and every get, put, activate and deactivate. */
+DEFINE_MUTEX(qc_images_lock);
+LIST_HEAD(qc_images);
+
+int qc_image_rw(struct qc_image *img, blk_opf_t op, u64 host, void *buf,
+		u32 len)
+{
+	struct bio_vec vec;
+	struct bio bio;
+	int err;
+
+	if (host + len > READ_ONCE(img->dev_bytes) || host + len < host)
+		return -EIO;
+	bio_init(&bio, img->bdev, &vec, 1, op | REQ_META);
+	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
+	bio_add_page(&bio, virt_to_page(buf), len, offset_in_page(buf));
+	err = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+	return err;
+}
+
+/* The part of [host, host + len) that lies in the sectors-aligned block read. */
+static int read_block(struct qc_image *img, u64 block, void *bounce)
+{
+	u64 end = img->dev_bytes;
+	u32 len = QC_BLOCK_MAX_BYTES;
+
+	memset(bounce, 0, len);
+	if (block >= end)
+		return 0;
+	return qc_image_rw(img, REQ_OP_READ, block, bounce,
+			   min_t(u64, len, end - block));
+}
+
+int qc_image_read_bytes(struct qc_image *img, u64 host, void *buf, u32 len)
+{
+	void *bounce = kmalloc(QC_BLOCK_MAX_BYTES, GFP_NOIO);
+	int err = 0;
+
+	if (!bounce)
+		return -ENOMEM;
+	while (len && !err) {
+		u32 skip = host & (QC_BLOCK_MAX_BYTES - 1);
+		u32 n = min(len, QC_BLOCK_MAX_BYTES - skip);
+
+		err = read_block(img, host - skip, bounce);
+		memcpy(buf, bounce + skip, n);
+		buf += n;
+		host += n;
+		len -= n;
+	}
+	kfree(bounce);
+	return err;
+}
+
+/* Read, change and write back one aligned unit; @len bytes lie within it. */
+int qc_image_write_bytes(struct qc_image *img, u64 host, const void *buf,
+			 u32 len)
+{
+	u32 unit = bdev_logical_block_size(img->bdev);
+	u32 skip = host & (unit - 1);
+	void *bounce = mempool_alloc(img->wb_pool, GFP_NOIO);
+	int err;
+
+	err = qc_image_rw(img, REQ_OP_READ, host - skip, bounce, unit);
+	if (!err) {
+		memcpy(bounce + skip, buf, len);
+		err = qc_image_rw(img, REQ_OP_WRITE, host - skip, bounce, unit);
+	}
+	mempool_free(bounce, img->wb_pool);
+	return err;
+}
+
+int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h)
+{
+	u32 unit = bdev_logical_block_size(img->bdev);
+	struct qcow2_disk_header *d = mempool_alloc(img->wb_pool, GFP_NOIO);
+	int err;
+
+	err = qc_image_rw(img, REQ_OP_READ, 0, d, unit);
+	if (!err) {
+		/* A commit must not take back a corrupt bit set meanwhile. */
+		u64 incompatible = h->incompatible |
+			(img->h.incompatible & QCOW2_INCOMPAT_CORRUPT);
+
+		d->refcount_table_offset =
+			cpu_to_be64(h->refcount_table_offset);
+		d->refcount_table_clusters =
+			cpu_to_be32(h->refcount_table_clusters);
+		if (h->version >= 3) {
+			d->incompatible_features = cpu_to_be64(incompatible);
+			d->autoclear_features = cpu_to_be64(h->autoclear);
+		}
+		err = qc_image_rw(img, REQ_OP_WRITE, 0, d, unit);
+	}
+	mempool_free(d, img->wb_pool);
+	return err;
+}
+
+void qc_image_event(struct qc_image *img)
+{
+	struct dm_target *writer = READ_ONCE(img->writer);
+
+	if (writer)
+		dm_table_event(writer->table);
+}
+
+void qc_image_fail(struct qc_image *img, const char *reason,
+		   const char *fmt, ...)
+{
+	struct va_format vaf;
+	va_list args;
+	bool first;
+
+	mutex_lock(&img->meta_lock);
+	first = qc_image_writable(img);
+	if (first) {
+		img->reason = reason;
+		WRITE_ONCE(img->mode, QC_FAILED);
+	}
+	mutex_unlock(&img->meta_lock);
+	va_start(args, fmt);
+	vaf.fmt = fmt;
+	vaf.va = &args;
+	if (first)
+		DMERR("%pg: %pV; the image is read-only now", img->bdev, &vaf);
+	else
+		DMERR_LIMIT("%pg: %pV", img->bdev, &vaf);
+	va_end(args);
+	if (!first)
+		return;
+	/* Requests that wait for a commit, for space, for memory: end them. */
+	qc_commit_kick(img);
+	wake_up_all(&img->commit_wait);
+	qc_image_event(img);
+}
+
+void qc_image_corrupt(struct qc_image *img, const char *fmt, ...)
+{
+	bool writing = qc_image_writable(img);
+	struct va_format vaf;
+	va_list args;
+
+	va_start(args, fmt);
+	vaf.fmt = fmt;
+	vaf.va = &args;
+	qc_image_fail(img, "corrupt_metadata", "%pV", &vaf);
+	va_end(args);
+	if (!writing || img->h.version < 3)
+		return;
+	img->h.incompatible |= QCOW2_INCOMPAT_CORRUPT;
+	if (qc_image_write_header(img, &img->h) ||
+	    blkdev_issue_flush(img->bdev))
+		DMERR("%pg: cannot set the corrupt bit in the header",
+		      img->bdev);
+}
+
+void qc_image_set_mode(struct qc_image *img, enum qc_mode mode)
+{
+	bool changed;
+
+	mutex_lock(&img->meta_lock);
+	changed = qc_image_writable(img) && img->mode != mode;
+	if (changed)
+		WRITE_ONCE(img->mode, mode);
+	mutex_unlock(&img->meta_lock);
+	if (!changed)
+		return;
+	if (mode == QC_NO_SPACE)
+		DMWARN("%pg: no free cluster left on the device", img->bdev);
+	else
+		DMINFO("%pg: there are free clusters again", img->bdev);
+	qc_image_event(img);
+}
+
+bool qc_image_refresh_size(struct qc_image *img)
+{
+	u64 bytes = bdev_nr_bytes(img->bdev);
+
+	if (bytes <= img->dev_bytes)
+		return false;
+	WRITE_ONCE(img->dev_bytes, bytes);
+	return true;
+}
+
+static void log_fault(struct qc_image *img, const struct qcow2_fault *fault)
+{
+	DMERR("%pg: %s at offset %llu is %llu: %s", img->bdev, fault->field,
+	      fault->where, fault->value, fault->why);
+}
+
+/* Name of an incompatible feature that we do not know, from the image. */
+static void log_unknown_feature(struct qc_image *img, const void *buf, u32 len,
+				const struct qcow2_header *h, int bit)
+{
+	u32 offset = h->header_length;
+	struct qcow2_fault fault;
+	struct qcow2_ext ext;
+
+	while (qcow2_ext_next(buf, len, offset, h, &ext, &fault) == 1) {
+		const u8 *entry = buf + ext.data_offset;
+		u32 left;
+
+		offset = ext.next_offset;
+		if (ext.type != QCOW2_EXT_FEATURE_TABLE)
+			continue;
+		/* 48 bytes: type (0: incompatible), bit, name */
+		for (left = ext.len; left >= 48; left -= 48, entry += 48) {
+			if (entry[0] || entry[1] != bit)
+				continue;
+			DMERR("%pg: incompatible feature \"%.*s\" (bit %d): not supported",
+			      img->bdev, 46, entry + 2, bit);
+			return;
+		}
+	}
+	DMERR("%pg: unknown incompatible feature bit %d: not supported",
+	      img->bdev, bit);
+}
+
+static int check_features(struct qc_image *img, const void *buf, u32 len,
+			  const struct qcow2_header *h)
+{
+	u64 refused = h->incompatible & ~(QCOW2_INCOMPAT_DIRTY |
+					  QCOW2_INCOMPAT_CORRUPT |
+					  QCOW2_INCOMPAT_COMPRESSION);
+	const char *name;
+
+	if (h->crypt_method) {
+		DMERR("%pg: %s encryption: not supported yet", img->bdev,
+		      h->crypt_method == 1 ? "legacy AES" : "LUKS");
+		return -EOPNOTSUPP;
+	}
+	if (!refused)
+		return 0;
+	name = qcow2_feature_name(__ffs64(refused));
+	if (name)
+		DMERR("%pg: %s: not supported yet", img->bdev, name);
+	else
+		log_unknown_feature(img, buf, len, h, __ffs64(refused));
+	return -EOPNOTSUPP;
+}
+
+/* Read and check the header.  Returns 0 or a negative error, logged. */
+static int read_header(struct qc_image *img, struct qcow2_header *h)
+{
+	struct qcow2_fault fault;
+	void *buf = kmalloc(HEADER_READ_BYTES, GFP_KERNEL);
+	int err;
+
+	if (!buf)
+		return -ENOMEM;
+	img->dev_bytes = bdev_nr_bytes(img->bdev);
+	err = qc_image_read_bytes(img, 0, buf, HEADER_READ_BYTES);
+	if (err) {
+		DMERR("%pg: cannot read the header: %d", img->bdev, err);
+	} else if (qcow2_header_decode(buf, HEADER_READ_BYTES, h, &fault) ||
+		   qcow2_header_check_bounds(h, img->dev_bytes, &fault)) {
+		log_fault(img, &fault);
+		err = -EINVAL;
+	} else {
+		err = check_features(img, buf, HEADER_READ_BYTES, h);
+	}
+	kfree(buf);
+	if (err)
+		return err;
+	if (h->cluster_size < bdev_logical_block_size(img->bdev)) {
+		DMERR("%pg: clusters of %u bytes are smaller than the device's logical blocks (%u)",
+		      img->bdev, h->cluster_size,
+		      bdev_logical_block_size(img->bdev));
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static void set_geometry(struct qc_image *img, const struct qcow2_header *h)
+{
+	img->h = *h;
+	img->block_bytes = min_t(u32, h->cluster_size, QC_BLOCK_MAX_BYTES);
+	img->block_entry_bits = ilog2(img->block_bytes) - 3;
+	img->block_ref_bits = ilog2(img->block_bytes) + 3 - h->refcount_order;
+	img->slice_shift = img->block_entry_bits + h->cluster_bits;
+}
+
+static void epoch_release(struct percpu_ref *ref)
+{
+	complete(&container_of(ref, struct qc_epoch, ref)->drained);
+}
+
+static int epoch_init(struct qc_image *img)
+{
+	int i, err;
+
+	for (i = 0; i < ARRAY_SIZE(img->epochs); i++) {
+		init_completion(&img->epochs[i].drained);
+		err = percpu_ref_init(&img->epochs[i].ref, epoch_release, 0,
+				      GFP_KERNEL);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static void epoch_exit(struct qc_image *img)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(img->epochs); i++)
+		percpu_ref_exit(&img->epochs[i].ref);
+}
+
+void qc_epoch_drain(struct qc_image *img)
+{
+	struct qc_epoch *old;
+
+	/* Lookups that saw the old mapping have entered the present epoch. */
+	synchronize_rcu();
+	old = &img->epochs[img->epoch_now];
+	reinit_completion(&old->drained);
+	WRITE_ONCE(img->epoch_now, !img->epoch_now);
+	percpu_ref_kill(&old->ref);
+	wait_for_completion_io(&old->drained);
+	percpu_ref_reinit(&old->ref);
+}
+
+static void image_init(struct qc_image *img, struct block_device *bdev)
+{
+	int i;
+
+	img->bdev = bdev;
+	img->dev = bdev->bd_dev;
+	img->mode = QC_RO;
+	mutex_init(&img->meta_lock);
+	mutex_init(&img->l2_lock);
+	mutex_init(&img->alloc_lock);
+	for (i = 0; i < QC_LOAD_LOCKS; i++)
+		mutex_init(&img->load_lock[i]);
+	for (i = 0; i < QC_NR_TABLES; i++) {
+		xa_init(&img->tables[i]);
+		INIT_LIST_HEAD(&img->dirty[i]);
+	}
+	INIT_LIST_HEAD(&img->lru);
+	INIT_LIST_HEAD(&img->frees);
+	INIT_LIST_HEAD(&img->reapable);
+	INIT_LIST_HEAD(&img->ranges);
+	spin_lock_init(&img->wait_lock);
+	spin_lock_init(&img->range_lock);
+	bio_list_init(&img->wait_bios);
+	init_waitqueue_head(&img->commit_wait);
+	INIT_DELAYED_WORK(&img->commit_work, qc_commit_work);
+	INIT_WORK(&img->reap_work, qc_alloc_reap);
+}
+
+static void image_free(struct qc_image *img)
+{
+	if (img->wq) {
+		cancel_delayed_work_sync(&img->commit_work);
+		destroy_workqueue(img->wq);
+	}
+	qc_block_drop_all(img);
+	qc_metaset_clear(&img->metaset);
+	mempool_destroy(img->wb_pool);
+	mempool_destroy(img->free_pool);
+	bioset_exit(&img->bios);
+	epoch_exit(img);
+	kfree(img);
+}
+
+static struct qc_image *image_find(dev_t dev)
+{
+	struct qc_image *img;
+
+	list_for_each_entry(img, &qc_images, node)
+		if (img->dev == dev)
+			return img;
+	return NULL;
+}
+
+static struct qc_image *image_new(struct block_device *bdev)
+{
+	struct qc_image *img = kzalloc(sizeof(*img), GFP_KERNEL);
+
+	if (!img)
+		return ERR_PTR(-ENOMEM);
+	image_init(img, bdev);
+	if (epoch_init(img)) {
+		image_free(img);
+		return ERR_PTR(-ENOMEM);
+	}
+	return img;
+}
+
+static struct qc_image *image_get(struct block_device *bdev)
+{
+	struct qc_image *img = image_find(bdev->bd_dev);
+	bool made = !img;
+	struct qcow2_header h;
+	int err;
+
+	if (bdev_logical_block_size(bdev) > QC_BLOCK_MAX_BYTES) {
+		DMERR("%pg: logical blocks larger than 4096 bytes", bdev);
+		return ERR_PTR(-EINVAL);
+	}
+	if (made)
+		img = image_new(bdev);
+	if (IS_ERR(img))
+		return img;
+	if (!img->active) {
+		err = read_header(img, &h);
+		if (err && made)
+			image_free(img);
+		if (err)
+			return ERR_PTR(err);
+		/* Blocks of the old geometry would have another size. */
+		qc_block_drop_all(img);
+		set_geometry(img, &h);
+	}
+	if (made)
+		list_add(&img->node, &qc_images);
+	img->users++;
+	return img;
+}
+
+struct qc_image *qc_image_get(struct block_device *bdev, char **error)
+{
+	struct qc_image *img;
+
+	mutex_lock(&qc_images_lock);
+	img = image_get(bdev);
+	mutex_unlock(&qc_images_lock);
+	if (IS_ERR(img))
+		*error = "Cannot use an image (the line before says which and why)";
+	return img;
+}
+
+void qc_image_put(struct qc_image *img)
+{
+	mutex_lock(&qc_images_lock);
+	if (--img->users) {
+		mutex_unlock(&qc_images_lock);
+		return;
+	}
+	list_del(&img->node);
+	mutex_unlock(&qc_images_lock);
+	image_free(img);
+}
+
+static int load_l1(struct qc_image *img)
+{
+	u64 bytes = (u64)img->h.l1_size * 8;
+	u64 pos;
+
+	for (pos = 0; pos < bytes; pos += img->block_bytes) {
+		u32 len = min_t(u64, bytes - pos, img->block_bytes);
+		u64 host = img->h.l1_table_offset + pos;
+		struct qc_block *b = qc_block_new(img, QC_L1,
+						  pos / img->block_bytes, host);
+		int err;
+
+		memset(b->data, 0, img->block_bytes);
+		err = qc_image_read_bytes(img, host, b->data, len);
+		if (err) {
+			DMERR("%pg: cannot read the L1 table at %llu: %d",
+			      img->bdev, host, err);
+			qc_block_free(b);
+			return err;
+		}
+		mutex_lock(&img->meta_lock);
+		qc_block_insert(b);
+		mutex_unlock(&img->meta_lock);
+	}
+	return 0;
+}
+
+/* Read all anew: tools may have edited the image while no target was active. */
+static int image_load(struct qc_image *img)
+{
+	struct qcow2_header h;
+	int err;
+
+	qc_block_drop_all(img);
+	qc_metaset_clear(&img->metaset);
+	img->mode = QC_RO;
+	img->header_dirty = false;
+	err = read_header(img, &h);
+	if (err)
+		return err;
+	set_geometry(img, &h);
+	return load_l1(img);
+}
+
+/*
+ * Slices read before were not checked against the metadata that a writer knows
+ * of.  Without them a lookup misses, and they are read and checked again.
+ */
+static void drop_slices(struct qc_image *img)
+{
+	struct qc_block *b;
+	unsigned long key;
+
+	mutex_lock(&img->meta_lock);
+	xa_for_each(&img->tables[QC_L2], key, b)
+		qc_block_drop(b);
+	mutex_unlock(&img->meta_lock);
+}
+
+/* Blocks only a writer needs; stale as soon as it stops. */
+static void drop_refcounts(struct qc_image *img)
+{
+	static const enum qc_table tables[] = { QC_RT, QC_RB };
+	struct qc_block *b;
+	unsigned long key;
+	int i;
+
+	mutex_lock(&img->meta_lock);
+	for (i = 0; i < ARRAY_SIZE(tables); i++)
+		xa_for_each(&img->tables[tables[i]], key, b)
+			qc_block_drop(b);
+	mutex_unlock(&img->meta_lock);
+	qc_metaset_clear(&img->metaset);
+}
+
+static int writer_resources(struct qc_image *img)
+{
+	if (img->wq)
+		return 0;
+	if (!img->wb_pool)
+		img->wb_pool = mempool_create_kmalloc_pool(4,
+							   QC_BLOCK_MAX_BYTES);
+	if (!img->free_pool)
+		img->free_pool =
+			mempool_create_kmalloc_pool(4, sizeof(struct qc_free));
+	if (!img->wb_pool || !img->free_pool)
+		return -ENOMEM;
+	if (!bioset_initialized(&img->bios) &&
+	    qc_commit_bioset_init(&img->bios))
+		return -ENOMEM;
+	img->wq = alloc_workqueue("dm-qcow2/%pg", WQ_MEM_RECLAIM | WQ_UNBOUND,
+				  0, img->bdev);
+	return img->wq ? 0 : -ENOMEM;
+}
+
+static int check_writable(struct qc_image *img)
+{
+	if (bdev_read_only(img->bdev)) {
+		DMERR("%pg: the device is read-only", img->bdev);
+		return -EROFS;
+	}
+	if (img->h.incompatible & QCOW2_INCOMPAT_DIRTY) {
+		DMERR("%pg: the dirty bit is set: not fit for writing; run qemu-img check -r all",
+		      img->bdev);
+		return -EROFS;
+	}
+	if (img->h.incompatible & QCOW2_INCOMPAT_CORRUPT) {
+		DMERR("%pg: the corrupt bit is set: not fit for writing; run qemu-img check -r all",
+		      img->bdev);
+		return -EROFS;
+	}
+	return 0;
+}
+
+/*
+ * Clear the autoclear bits that we do not maintain.  Bitmaps are marked in use
+ * instead: without the bit nobody would know of their clusters.
+ */
+static int clear_autoclear(struct qc_image *img)
+{
+	u64 kept = img->h.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+	int err = 0;
+
+	if (!img->h.autoclear)
+		return 0;
+	if (kept)
+		err = qc_bitmaps_mark_in_use(img);
+	if (err)
+		return err;
+	if (kept != img->h.autoclear) {
+		img->h.autoclear = kept;
+		err = qc_image_write_header(img, &img->h);
+	}
+	return err ? err : blkdev_issue_flush(img->bdev);
+}
+
+static int start_writing(struct qc_image *img, struct dm_target *writer,
+			 u64 zero_from, bool no_discard)
+{
+	int err = check_writable(img);
+
+	if (!err && img->mode == QC_FAILED) {
+		DMERR("%pg: failed, and still in use by another device",
+		      img->bdev);
+		err = -EBUSY;
+	}
+	if (!err)
+		err = writer_resources(img);
+	if (!err)
+		err = qc_alloc_open(img);
+	if (!err)
+		err = clear_autoclear(img);
+	if (err) {
+		drop_refcounts(img);
+		return err;
+	}
+	drop_slices(img);
+	img->writer = writer;
+	img->zero_from = zero_from;
+	img->no_discard = no_discard;
+	img->reason = NULL;
+	img->nr_commits = 0;
+	img->nr_allocated = 0;
+	atomic64_set(&img->nr_cow, 0);
+	WRITE_ONCE(img->mode, QC_RW);
+	return 0;
+}
+
+int qc_image_activate(struct qc_image *img, struct dm_target *writer,
+		      u64 zero_from, bool no_discard)
+{
+	int err = 0;
+
+	mutex_lock(&qc_images_lock);
+	if (writer && img->writer) {
+		DMERR("%pg: the image is written by another device already",
+		      img->bdev);
+		err = -EBUSY;
+	}
+	if (!err && !img->active)
+		err = image_load(img);
+	if (!err && writer)
+		err = start_writing(img, writer, zero_from, no_discard);
+	if (!err)
+		img->active++;
+	mutex_unlock(&qc_images_lock);
+	return err;
+}
+
+static void free_records(struct qc_image *img)
+{
+	struct qc_free *rec, *next;
+
+	mutex_lock(&img->meta_lock);
+	list_splice_init(&img->reapable, &img->frees);
+	list_for_each_entry_safe(rec, next, &img->frees, node) {
+		list_del(&rec->node);
+		mempool_free(rec, img->free_pool);
+	}
+	img->nr_frees = 0;
+	mutex_unlock(&img->meta_lock);
+}
+
+static void stop_writing(struct qc_image *img)
+{
+	qc_commit_sync(img);
+	img->writer = NULL;
+	/* Only a failed image has any left; its clusters leak. */
+	free_records(img);
+	if (img->mode != QC_FAILED) {
+		img->mode = QC_RO;
+		drop_refcounts(img);
+	}
+}
+
+void qc_image_deactivate(struct qc_image *img, struct dm_target *writer)
+{
+	mutex_lock(&qc_images_lock);
+	if (writer)
+		stop_writing(img);
+	if (!--img->active) {
+		qc_block_drop_all(img);
+		qc_metaset_clear(&img->metaset);
+	}
+	mutex_unlock(&qc_images_lock);
+}

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One open qcow2 image: its geometry, its metadata in memory, its state.
+ *
+ * An image has one object, found by its device: all targets that use the
+ * image share the object, and with it the metadata cache, the allocator and
+ * the I/O epochs.  Life of an object:
+ *
+ *	qc_image_get()		ctr; the first caller makes it
+ *	qc_image_activate()	preresume; the first one reads header and tables
+ *	qc_image_deactivate()	postsuspend; the writer's commits everything
+ *	qc_image_put()		dtr; the last one frees it
+ *
+ * Locks, outermost first:
+ *
+ *	qc_images_lock	mutex; the list of images, @users, and the transitions
+ *			get, put, activate, deactivate
+ *	l2_lock		mutex; makes new L2 tables one at a time (l2.c)
+ *	alloc_lock	mutex; serialises allocation, @cursor, @hwm, growth of the
+ *			refcount table (alloc.c); held across metadata I/O
+ *	load_lock[]	mutex, by hash; one reader of a metadata block at a time
+ *	meta_lock	mutex; every change of a metadata block in memory, the
+ *			dirty and commit lists, @frees; never held across I/O or
+ *			a sleeping allocation
+ *	range_lock, wait_lock	spinlocks, leaves; in-flight guest ranges;
+ *			requests that wait for a commit
+ *
+ * Lookups take no lock: metadata blocks hang in xarrays, are freed after an
+ * RCU grace period, and their entries change by single 64-bit stores.
+ */
+#ifndef DM_QCOW2_IMAGE_H
+#define DM_QCOW2_IMAGE_H
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/completion.h>
+#include <linux/list.h>
+#include <linux/mempool.h>
+#include <linux/mutex.h>
+#include <linux/percpu-refcount.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include "block.h"
+#include "compat.h"
+#include "format.h"
+#include "metaset.h"
+
+/* 64-bit entries are read without locks: that takes 64-bit loads and stores. */
+#if BITS_PER_LONG != 64
+#error "dm-qcow2 needs a 64-bit kernel"
+#endif
+
+#define DM_MSG_PREFIX	"qcow2"
+#define QC_LOAD_LOCKS	16
+
+/**
+ * enum qc_mode - what may be done with an image
+ * @QC_RO: read only, as asked
+ * @QC_RW: read and write
+ * @QC_NO_SPACE: read and overwrite; allocating writes wait or fail
+ * @QC_FAILED: was writable, a metadata write failed or metadata contradicted
+ *	itself: reads only, until the device is suspended and resumed
+ */
+enum qc_mode {
+	QC_RO,
+	QC_RW,
+	QC_NO_SPACE,
+	QC_FAILED,
+};
+
+/**
+ * struct qc_epoch - I/O in flight that began in one epoch
+ * @ref: counts it, per CPU
+ * @drained: the count fell to zero after the epoch ended
+ */
+struct qc_epoch {
+	struct percpu_ref ref;
+	struct completion drained;
+};
+
+struct qc_image {
+	/* identity; fixed */
+	struct list_head node;		/* qc_images_lock */
+	dev_t dev;
+	struct block_device *bdev;	/* kept open by the targets */
+	unsigned int users;		/* qc_images_lock */
+	unsigned int active;		/* qc_images_lock: resumed targets */
+
+	/* geometry; changes only while no target is active */
+	struct qcow2_header h;
+	u64 dev_bytes;			/* grows under alloc_lock */
+	u32 block_bytes;		/* of a cached part of a table */
+	u8 block_entry_bits;		/* log2 of its 64-bit entries */
+	u8 block_ref_bits;		/* log2 of its refcounts */
+	u8 slice_shift;			/* log2 of guest bytes an L2 slice maps */
+
+	/* state */
+	enum qc_mode mode;		/* meta_lock; read without */
+	const char *reason;		/* one word for status, or NULL */
+	struct dm_target *writer;	/* qc_images_lock */
+
+	/* metadata; see the lock table above */
+	struct mutex meta_lock;
+	struct xarray tables[QC_NR_TABLES];	/* struct qc_block */
+	struct list_head dirty[QC_NR_TABLES];
+	struct list_head lru;
+	unsigned int nr_dirty;
+	atomic_t nr_unsafe;		/* L1 and L2 blocks not durable yet */
+	bool header_dirty;		/* refcount table moved */
+	struct mutex load_lock[QC_LOAD_LOCKS];
+	struct mutex l2_lock;
+	mempool_t *wb_pool;		/* writeback copies of blocks */
+	mempool_t *free_pool;		/* struct qc_free */
+	struct bio_set bios;		/* metadata writes */
+
+	/* allocator */
+	struct mutex alloc_lock;	/* see the lock table above */
+	u64 cursor;			/* no free cluster below */
+	u64 hwm;			/* no cluster in use at or above */
+	u64 zero_from;			/* bytes; never allocated above: zeroes */
+	u32 reftable_blocks;		/* refcount table entries */
+	struct qc_metaset metaset;	/* clusters that hold metadata */
+	u64 nr_allocated;		/* counters for status */
+	atomic64_t nr_cow;
+	bool low_water_told;
+	bool no_discard;
+
+	/* clusters dropped from the mapping: open, then waiting for reap */
+	struct list_head frees;		/* meta_lock */
+	struct list_head reapable;	/* meta_lock */
+	unsigned int nr_frees;		/* meta_lock; both lists and in reap */
+
+	/* commit */
+	struct workqueue_struct *wq;
+	struct delayed_work commit_work;
+	struct work_struct reap_work;
+	u64 nr_commits;
+	u64 commit_seq;			/* meta_lock: commits begun */
+	u64 commit_done;		/* meta_lock: commits ended */
+	wait_queue_head_t commit_wait;
+	spinlock_t wait_lock;		/* leaf: wait_bios */
+	struct bio_list wait_bios;	/* wait_lock: end with the next commit */
+
+	/* in-flight I/O to host clusters, see qc_epoch_enter() */
+	struct qc_epoch epochs[2];
+	unsigned int epoch_now;
+
+	/* guest clusters being allocated or dropped (write.c) */
+	spinlock_t range_lock;		/* leaf: ranges */
+	struct list_head ranges;
+};
+
+extern struct mutex qc_images_lock;
+extern struct list_head qc_images;
+
+/**
+ * qc_image_get() - find or make the object of an image, read its header
+ * @bdev: device that the caller keeps open until qc_image_put()
+ * @error: set to a message for ti->error where it fails
+ *
+ * The header is read and checked unless a target is active on the image (it
+ * may be changing it; what it read then counts).  Details of a failure are in
+ * the log.
+ *
+ * Context: may sleep; ctr.
+ * Return: the object or ERR_PTR.
+ */
+struct qc_image *qc_image_get(struct block_device *bdev, char **error);
+
+/**
+ * qc_image_put() - drop a reference from qc_image_get()
+ * @img: the image
+ *
+ * Context: may sleep; dtr.
+ */
+void qc_image_put(struct qc_image *img);
+
+/**
+ * qc_image_activate() - make an image ready for I/O
+ * @img: the image
+ * @writer: target that writes to it, or NULL for a lower layer
+ * @zero_from: bytes; what was never allocated at or above it reads as zeroes
+ *	on the device; U64_MAX: nothing is known
+ * @no_discard: do not punch freed clusters out of the device
+ *
+ * Reads header and tables anew unless another target is active on the image.
+ * A writer reads them anew in any case.  Autoclear bits are durably cleared and
+ * bitmaps marked in use when it returns.
+ *
+ * Context: may sleep; preresume.
+ * Return: 0, -EBUSY (a second writer), -EROFS (not fit for writing), -EINVAL,
+ * -EIO, -ENOMEM; details in the log.
+ */
+int qc_image_activate(struct qc_image *img, struct dm_target *writer,
+		      u64 zero_from, bool no_discard);
+
+/**
+ * qc_image_deactivate() - end of I/O through one target
+ * @img: the image
+ * @writer: as given to qc_image_activate()
+ *
+ * For a writer all metadata is durable when it returns (unless the mode is
+ * QC_FAILED), refcounts are exact, and the cache is dropped: tools may edit
+ * the image.  There is no I/O in flight from this target.
+ *
+ * Context: may sleep; postsuspend.
+ */
+void qc_image_deactivate(struct qc_image *img, struct dm_target *writer);
+
+/**
+ * qc_image_fail() - stop writing to an image
+ * @img: the image
+ * @reason: one word for status
+ * @fmt: what happened, for the log
+ *
+ * The one place that enters QC_FAILED.  Requests that wait for a commit fail.
+ *
+ * Context: may sleep; meta_lock not held.
+ */
+__printf(3, 4)
+void qc_image_fail(struct qc_image *img, const char *reason,
+		   const char *fmt, ...);
+
+/**
+ * qc_image_corrupt() - metadata of an image contradicts itself
+ * @img: the image
+ * @fmt: what was found, for the log
+ *
+ * Logs it; where the image is being written, stops that and sets the corrupt
+ * bit in the header (version 3).
+ *
+ * Context: may sleep; meta_lock not held.
+ */
+__printf(2, 3)
+void qc_image_corrupt(struct qc_image *img, const char *fmt, ...);
+
+/**
+ * qc_image_set_mode() - enter or leave QC_NO_SPACE
+ * @img: the image
+ * @mode: QC_RW or QC_NO_SPACE; ignored once failed
+ *
+ * Context: may sleep; meta_lock not held.
+ */
+void qc_image_set_mode(struct qc_image *img, enum qc_mode mode);
+
+/**
+ * qc_image_event() - raise a dm event on the device that writes the image
+ * @img: the image
+ *
+ * Context: may sleep.
+ */
+void qc_image_event(struct qc_image *img);
+
+/**
+ * qc_image_refresh_size() - notice that the device has grown
+ * @img: the image
+ *
+ * Context: alloc_lock held.
+ * Return: true if it is larger than it was.
+ */
+bool qc_image_refresh_size(struct qc_image *img);
+
+/**
+ * qc_image_rw() - synchronous I/O of metadata
+ * @img: the image
+ * @op: REQ_OP_READ or REQ_OP_WRITE, with flags
+ * @host: byte offset on the device, sector aligned
+ * @buf: kmalloc() or page memory, not vmalloc()
+ * @len: bytes, sector aligned, at most a page unless physically contiguous
+ *
+ * Context: may sleep, GFP_NOIO inside.
+ * Return: 0 or a negative error.
+ */
+int qc_image_rw(struct qc_image *img, blk_opf_t op, u64 host, void *buf,
+		u32 len);
+
+/**
+ * qc_image_read_bytes() - synchronous read of any length and alignment
+ * @img: the image
+ * @host: byte offset on the device
+ * @buf: any memory
+ * @len: bytes; what lies beyond the device reads as zeroes
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error.
+ */
+int qc_image_read_bytes(struct qc_image *img, u64 host, void *buf, u32 len);
+
+/**
+ * qc_image_write_bytes() - synchronous write within one logical block
+ * @img: the image, open for writing
+ * @host: byte offset on the device
+ * @buf: any memory
+ * @len: bytes; the range does not cross a logical block
+ *
+ * Written, not flushed.
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error.
+ */
+int qc_image_write_bytes(struct qc_image *img, u64 host, const void *buf,
+			 u32 len);
+
+/**
+ * qc_image_write_header() - rewrite the fields of the header that we own
+ * @img: the image
+ * @h: what to write: refcount table, feature bits
+ *
+ * One sector: atomic for a crash.  Written, not flushed.
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error.
+ */
+int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h);
+
+/** qc_image_writable() - may guest writes reach the image? */
+static inline bool qc_image_writable(const struct qc_image *img)
+{
+	enum qc_mode mode = READ_ONCE(img->mode);
+
+	return mode == QC_RW || mode == QC_NO_SPACE;
+}
+
+/** qc_image_clusters() - whole clusters on the device */
+static inline u64 qc_image_clusters(const struct qc_image *img)
+{
+	return READ_ONCE(img->dev_bytes) >> img->h.cluster_bits;
+}
+
+/**
+ * qc_epoch_enter() - count an I/O to a host cluster as in flight
+ * @img: image that the cluster belongs to
+ *
+ * Called inside the RCU read section of the lookup that found the cluster, so
+ * that qc_epoch_drain(), which begins with a grace period, waits for it.
+ *
+ * Context: any, in an RCU read section; does not sleep.
+ * Return: token for qc_epoch_leave().
+ */
+static inline unsigned int qc_epoch_enter(struct qc_image *img)
+{
+	for (;;) {
+		unsigned int e = READ_ONCE(img->epoch_now);
+
+		/* Fails only between the flip and the kill of the old epoch. */
+		if (likely(percpu_ref_tryget_live(&img->epochs[e].ref)))
+			return e;
+		cpu_relax();
+	}
+}
+
+/**
+ * qc_epoch_leave() - an I/O counted by qc_epoch_enter() has ended
+ * @img: the image
+ * @epoch: token
+ *
+ * Context: any, hard interrupt included.
+ */
+static inline void qc_epoch_leave(struct qc_image *img, unsigned int epoch)
+{
+	percpu_ref_put(&img->epochs[epoch].ref);
+}
+
+/**
+ * qc_epoch_drain() - wait for all I/O that may use a mapping dropped before
+ * @img: the image
+ *
+ * Context: may sleep; one caller at a time (reap work).
+ */
+void qc_epoch_drain(struct qc_image *img);
+
+#endif /* DM_QCOW2_IMAGE_H */

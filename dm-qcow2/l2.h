@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The mapping of one image: guest offset -> L2 entry.
+ */
+#ifndef DM_QCOW2_L2_H
+#define DM_QCOW2_L2_H
+
+#include <linux/types.h>
+
+struct qc_image;
+
+/**
+ * enum qc_map - how a guest range is mapped
+ * @QC_MAP_NONE: not in this image: see the layer below
+ * @QC_MAP_ZERO: zeroes
+ * @QC_MAP_DATA: on the device at @host; shared with a snapshot or read only:
+ *	must not be written in place
+ * @QC_MAP_OWNED: on the device at @host, this image's alone
+ * @QC_MAP_MISS: unknown until qc_l2_load() has read the L2 table
+ * @QC_MAP_BAD: compressed or invalid, see qc_l2_complain()
+ */
+enum qc_map {
+	QC_MAP_NONE,
+	QC_MAP_ZERO,
+	QC_MAP_DATA,
+	QC_MAP_OWNED,
+	QC_MAP_MISS,
+	QC_MAP_BAD,
+};
+
+/**
+ * struct qc_extent - result of a lookup
+ * @map: how the range is mapped
+ * @safe: the mapping is durable
+ * @host: byte offset on the device, for QC_MAP_DATA and QC_MAP_OWNED; for
+ *	QC_MAP_ZERO that of the host cluster kept for the first guest cluster
+ *	if there is one and it is this image's alone, else 0
+ * @len: bytes from the guest offset on that are mapped alike
+ */
+struct qc_extent {
+	enum qc_map map;
+	bool safe;
+	u64 host;
+	u64 len;
+};
+
+/* What an invalid entry becomes in memory; such a block is never written. */
+#define QC_ENTRY_POISON		(~0ULL)
+
+/**
+ * qc_l2_lookup() - look up a guest range
+ * @img: the image
+ * @guest: byte offset, below the virtual size
+ * @len: bytes wanted, at least 1
+ * @ext: result; its length is 1 to @len
+ *
+ * Context: RCU read section; takes no lock, does not sleep.
+ */
+void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
+		  struct qc_extent *ext);
+
+/**
+ * qc_l2_load() - read the part of the L2 table that maps a guest offset
+ * @img: the image
+ * @guest: byte offset
+ *
+ * Checks all its entries, so that lookups need not.
+ *
+ * Context: may sleep; no lock of the image held but range locks.
+ * Return: 0 or a negative error.
+ */
+int qc_l2_load(struct qc_image *img, u64 guest);
+
+/**
+ * qc_l2_complain() - log why a guest offset is QC_MAP_BAD
+ * @img: the image
+ * @guest: byte offset
+ *
+ * Context: any but hard interrupt.
+ */
+void qc_l2_complain(struct qc_image *img, u64 guest);
+
+/**
+ * qc_l2_make_writable() - make sure that a guest offset has an L2 table of
+ * the active image's own
+ * @img: the image, writable
+ * @guest: byte offset
+ *
+ * Allocates a table, or copies one shared with an internal snapshot.  The new
+ * table's contents are written, not flushed, before the L1 entry changes in
+ * memory; the commit flushes before it writes the L1 entry.
+ *
+ * Context: may sleep; no lock held but range locks.
+ * Return: 0, -ENOSPC or another negative error.
+ */
+int qc_l2_make_writable(struct qc_image *img, u64 guest);
+
+/**
+ * enum qc_l2_op - a change of L2 entries
+ * @QC_L2_MAP: to data in host clusters that are this image's alone
+ * @QC_L2_ZERO: reads as zeroes, host cluster freed
+ * @QC_L2_ZERO_KEEP: reads as zeroes, host cluster kept where it is owned
+ * @QC_L2_UNMAP: not in this image, host cluster freed
+ */
+enum qc_l2_op {
+	QC_L2_MAP,
+	QC_L2_ZERO,
+	QC_L2_ZERO_KEEP,
+	QC_L2_UNMAP,
+};
+
+/**
+ * qc_l2_set() - change L2 entries
+ * @img: the image, writable; qc_l2_make_writable() was called
+ * @guest: byte offset of the first cluster, cluster aligned
+ * @count: clusters, all in the same L2 table block
+ * @op: what they become
+ * @host: for QC_L2_MAP, byte offset of the first host cluster; the others
+ *	follow.  Their data has been written (need not be flushed).
+ *
+ * Clusters that lose their reference are freed once the change is durable.
+ *
+ * Context: may sleep; the guest clusters are range locked.
+ * Return: 0 or a negative error.
+ */
+int qc_l2_set(struct qc_image *img, u64 guest, u32 count, enum qc_l2_op op,
+	      u64 host);
+
+#endif /* DM_QCOW2_L2_H */

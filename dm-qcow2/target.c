@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Device-mapper target "qcow2": a chain of qcow2 images as a block device.
+ *
+ * This file is the glue: table lines, map(), status, suspend and resume.  What
+ * map() cannot decide without waiting goes to write.c.
+ */
+#include <linux/bio.h>
+#include <linux/device-mapper.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "commit.h"
+#include "write.h"
+
+#define MAX_LAYERS		1024
+#define WORDS_PER_LAYER		3
+/* One bio may drop as much as one bio can name. */
+#define MAX_DROP_SECTORS	(UINT_MAX >> SECTOR_SHIFT)
+
+/* Table lines */
+
+static int parse_layer(struct qc_target *t, struct dm_arg_set *as,
+		       struct qc_layer *layer, bool top, bool last)
+{
+	struct dm_target *ti = t->ti;
+	const char *format = dm_shift_arg(as);
+	const char *path = dm_shift_arg(as);
+	const char *data = dm_shift_arg(as);
+	qc_mode_t mode = top ? dm_table_get_mode(ti->table) : QC_MODE_READ;
+	bool raw = !strcmp(format, "raw");
+	int err;
+
+	if (!raw && strcmp(format, "qcow2")) {
+		ti->error = "Unknown image format: must be qcow2 or raw";
+		return -EINVAL;
+	}
+	if (raw && !last) {
+		ti->error = "A raw image has no layer below: it must be the last one";
+		return -EINVAL;
+	}
+	if (strcmp(data, "-")) {
+		ti->error = "External data device: not supported yet, must be -";
+		return -EOPNOTSUPP;
+	}
+	err = dm_get_device(ti, path, mode, &layer->dev);
+	if (err) {
+		ti->error = "Cannot open the device of a layer";
+		return err;
+	}
+	if (!raw) {
+		struct qc_image *img = qc_image_get(layer->dev->bdev,
+						    &ti->error);
+
+		if (IS_ERR(img))
+			return PTR_ERR(img);
+		layer->img = img;
+	}
+	return 0;
+}
+
+static int check_layer(struct qc_target *t, u32 index)
+{
+	struct block_device *top = t->chain.layer[0].dev->bdev;
+	struct block_device *bdev = t->chain.layer[index].dev->bdev;
+	u32 i;
+
+	if (bdev_logical_block_size(bdev) > bdev_logical_block_size(top)) {
+		t->ti->error = "A lower layer has larger logical blocks than the top one";
+		return -EINVAL;
+	}
+	for (i = 0; i < index; i++) {
+		if (t->chain.layer[i].dev->bdev->bd_dev != bdev->bd_dev)
+			continue;
+		t->ti->error = "The same device stands in the chain twice";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int parse_layers(struct qc_target *t, struct dm_arg_set *as)
+{
+	static const struct dm_arg count_arg = {
+		1, MAX_LAYERS, "Invalid number of layers",
+	};
+	unsigned int nr, i;
+	int err;
+
+	err = dm_read_arg(&count_arg, as, &nr, &t->ti->error);
+	if (err)
+		return err;
+	if (as->argc < nr * WORDS_PER_LAYER) {
+		t->ti->error = "Too few words: <format> <device> <data device> for each layer";
+		return -EINVAL;
+	}
+	t->chain.layer = kvcalloc(nr, sizeof(*t->chain.layer), GFP_KERNEL);
+	if (!t->chain.layer) {
+		t->ti->error = "No memory for the layers";
+		return -ENOMEM;
+	}
+	for (i = 0; i < nr; i++) {
+		t->chain.nr = i + 1;
+		err = parse_layer(t, as, &t->chain.layer[i], i == 0,
+				  i == nr - 1);
+		if (!err)
+			err = check_layer(t, i);
+		if (err)
+			return err;
+	}
+	t->top = t->chain.layer[0].img;
+	return 0;
+}
+
+static int parse_zero_from(struct qc_target *t, struct dm_arg_set *as,
+			   unsigned int *left)
+{
+	const char *word;
+	u64 sector;
+
+	if (!*left) {
+		t->ti->error = "zero_from needs a sector";
+		return -EINVAL;
+	}
+	(*left)--;
+	word = dm_shift_arg(as);
+	if (kstrtou64(word, 10, &sector) || sector > U64_MAX >> SECTOR_SHIFT) {
+		t->ti->error = "Invalid sector of zero_from";
+		return -EINVAL;
+	}
+	t->zero_from = sector;
+	return 0;
+}
+
+static int parse_features(struct qc_target *t, struct dm_arg_set *as)
+{
+	static const struct dm_arg count_arg = {
+		0, 8, "Invalid number of feature words",
+	};
+	unsigned int left;
+	int err;
+
+	if (!as->argc)
+		return 0;
+	err = dm_read_arg_group(&count_arg, as, &left, &t->ti->error);
+	if (err)
+		return err;
+	while (left) {
+		const char *word = dm_shift_arg(as);
+
+		left--;
+		if (!strcmp(word, "copy_on_read")) {
+			t->copy_on_read = true;
+		} else if (!strcmp(word, "error_if_no_space")) {
+			t->error_if_no_space = true;
+		} else if (!strcmp(word, "no_discard_passdown")) {
+			t->no_discard = true;
+		} else if (!strcmp(word, "zero_from")) {
+			err = parse_zero_from(t, as, &left);
+			if (err)
+				return err;
+		} else {
+			t->ti->error = "Unknown feature";
+			return -EINVAL;
+		}
+	}
+	if (as->argc) {
+		t->ti->error = "Words left at the end of the line";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static void set_layer_sizes(struct qc_target *t)
+{
+	u32 i;
+
+	for (i = 0; i < t->chain.nr; i++) {
+		struct qc_layer *layer = &t->chain.layer[i];
+
+		/* Sectors are the unit of I/O: the last one counts whole. */
+		layer->bytes = layer->img ?
+			round_up(layer->img->h.size, SECTOR_SIZE) :
+			bdev_nr_bytes(layer->dev->bdev);
+	}
+}
+
+static int check_length(struct qc_target *t)
+{
+	u64 sectors = t->chain.layer[0].bytes >> SECTOR_SHIFT;
+
+	if (t->ti->len <= sectors)
+		return 0;
+	DMERR("table length of %llu sectors exceeds the %llu of the top image",
+	      (u64)t->ti->len, sectors);
+	t->ti->error = "The table line is longer than the top image";
+	return -EINVAL;
+}
+
+static void qc_free_target(struct qc_target *t)
+{
+	u32 i;
+
+	qc_write_exit(t);
+	for (i = 0; i < t->chain.nr; i++) {
+		struct qc_layer *layer = &t->chain.layer[i];
+
+		if (layer->img)
+			qc_image_put(layer->img);
+		if (layer->dev)
+			dm_put_device(t->ti, layer->dev);
+	}
+	kvfree(t->chain.layer);
+	kfree(t);
+}
+
+static void setup_target(struct dm_target *ti, struct qc_target *t)
+{
+	ti->private = t;
+	ti->per_io_data_size = sizeof(struct qc_io);
+	ti->num_flush_bios = 1;
+	ti->flush_supported = true;
+	if (!t->top)
+		return;
+	ti->num_discard_bios = 1;
+	ti->discards_supported = true;
+	ti->num_write_zeroes_bios = 1;
+}
+
+/*
+ * <#layers> {<format> <device> <data device | ->}... [<#words> <feature>...]
+ */
+static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
+{
+	struct dm_arg_set as = { .argc = argc, .argv = argv };
+	struct qc_target *t = kzalloc(sizeof(*t), GFP_KERNEL);
+	int err;
+
+	if (!t) {
+		ti->error = "No memory for the target";
+		return -ENOMEM;
+	}
+	t->ti = ti;
+	t->zero_from = U64_MAX;
+	t->writable = dm_table_get_mode(ti->table) & QC_MODE_WRITE;
+	err = qc_write_init(t);
+	if (err)
+		ti->error = "No memory for the target";
+	if (!err)
+		err = parse_layers(t, &as);
+	if (!err)
+		err = parse_features(t, &as);
+	if (!err) {
+		set_layer_sizes(t);
+		err = check_length(t);
+	}
+	if (err) {
+		qc_free_target(t);
+		return err;
+	}
+	setup_target(ti, t);
+	return 0;
+}
+
+static void qc_dtr(struct dm_target *ti)
+{
+	qc_free_target(ti->private);
+}
+
+/* The data path */
+
+static int map_flush(struct qc_target *t, struct bio *bio)
+{
+	if (t->writable && t->top) {
+		if (!qc_image_writable(t->top))
+			return DM_MAPIO_KILL;
+		if (atomic_read(&t->top->nr_unsafe)) {
+			qc_commit_wait_bio(t->top, bio);
+			return DM_MAPIO_SUBMITTED;
+		}
+	}
+	/* All mappings are durable: the data alone remains to be flushed. */
+	bio_set_dev(bio, t->chain.layer[0].dev->bdev);
+	return DM_MAPIO_REMAPPED;
+}
+
+static int defer(struct qc_target *t, struct bio *bio, u64 guest)
+{
+	qc_io_defer(t, dm_per_bio_data(bio, sizeof(struct qc_io)), guest,
+		    bio->bi_iter.bi_size);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* Send a bio to where the lookup found its start; the rest comes again. */
+static int remap(struct bio *bio, struct qc_io *io,
+		 const struct qc_place *place)
+{
+	if (place->ext.len < bio->bi_iter.bi_size)
+		dm_accept_partial_bio(bio, place->ext.len >> SECTOR_SHIFT);
+	if (place->counted) {
+		io->layer = place->layer;
+		io->epoch = place->epoch;
+	}
+	bio_set_dev(bio, place->layer->dev->bdev);
+	bio->bi_iter.bi_sector = place->ext.host >> SECTOR_SHIFT;
+	return DM_MAPIO_REMAPPED;
+}
+
+static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
+		    u64 guest)
+{
+	struct qc_place place;
+
+	qc_chain_lookup(&t->chain, 0, guest, bio->bi_iter.bi_size, &place);
+	switch (place.ext.map) {
+	case QC_MAP_OWNED:
+	case QC_MAP_DATA:
+		if (t->copy_on_read && place.layer != &t->chain.layer[0]) {
+			qc_place_leave(&place);
+			return defer(t, bio, guest);
+		}
+		return remap(bio, io, &place);
+	case QC_MAP_ZERO:
+		if (place.ext.len < bio->bi_iter.bi_size)
+			dm_accept_partial_bio(bio,
+					      place.ext.len >> SECTOR_SHIFT);
+		zero_fill_bio(bio);
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	default:
+		return defer(t, bio, guest);
+	}
+}
+
+static int map_write(struct qc_target *t, struct bio *bio, struct qc_io *io,
+		     u64 guest)
+{
+	struct qc_place place;
+
+	if (t->top && !qc_image_writable(t->top))
+		return DM_MAPIO_KILL;
+	qc_chain_lookup(&t->chain, 0, guest, bio->bi_iter.bi_size, &place);
+	if (place.ext.map != QC_MAP_OWNED ||
+	    place.layer != &t->chain.layer[0]) {
+		qc_place_leave(&place);
+		return defer(t, bio, guest);
+	}
+	if ((bio->bi_opf & REQ_FUA) && !place.ext.safe) {
+		/* The commit that makes the mapping durable flushes as well. */
+		bio->bi_opf &= ~REQ_FUA;
+		io->wait_commit = true;
+	}
+	return remap(bio, io, &place);
+}
+
+static int qc_map(struct dm_target *ti, struct bio *bio)
+{
+	struct qc_target *t = ti->private;
+	struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
+	u64 guest = dm_target_offset(ti, bio->bi_iter.bi_sector) <<
+		SECTOR_SHIFT;
+
+	io->t = t;
+	io->layer = NULL;
+	io->wait_commit = false;
+	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
+		return map_flush(t, bio);
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		return map_read(t, bio, io, guest);
+	case REQ_OP_WRITE:
+		return map_write(t, bio, io, guest);
+	case REQ_OP_DISCARD:
+	case REQ_OP_WRITE_ZEROES:
+		if (!t->top || !qc_image_writable(t->top))
+			return DM_MAPIO_KILL;
+		return defer(t, bio, guest);
+	default:
+		return DM_MAPIO_KILL;
+	}
+}
+
+static int qc_end_io(struct dm_target *ti, struct bio *bio,
+		     blk_status_t *error)
+{
+	struct qc_target *t = ti->private;
+	struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
+
+	if (io->layer) {
+		qc_epoch_leave(io->layer->img, io->epoch);
+		io->layer = NULL;
+	}
+	if (unlikely(io->wait_commit)) {
+		io->wait_commit = false;
+		if (!*error) {
+			qc_commit_wait_bio(t->top, bio);
+			return DM_ENDIO_INCOMPLETE;
+		}
+	}
+	return DM_ENDIO_DONE;
+}
+
+/* Suspend and resume */
+
+static void qc_presuspend(struct dm_target *ti)
+{
+	qc_write_presuspend(ti->private, dm_noflush_suspending(ti));
+}
+
+static void qc_presuspend_undo(struct dm_target *ti)
+{
+	qc_write_resume(ti->private);
+}
+
+static struct dm_target *writer_of(struct qc_target *t, u32 index)
+{
+	return t->writable && index == 0 ? t->ti : NULL;
+}
+
+static void deactivate_layers(struct qc_target *t, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		if (t->chain.layer[i].img)
+			qc_image_deactivate(t->chain.layer[i].img,
+					    writer_of(t, i));
+}
+
+static void qc_postsuspend(struct dm_target *ti)
+{
+	struct qc_target *t = ti->private;
+
+	if (!t->active)
+		return;
+	t->active = false;
+	deactivate_layers(t, t->chain.nr);
+}
+
+static int qc_preresume(struct dm_target *ti)
+{
+	struct qc_target *t = ti->private;
+	u64 zero_from = U64_MAX;
+	int err = 0;
+	u32 i;
+
+	if (t->active)
+		return 0;
+	/* Tools may have used the area while the device was suspended. */
+	if (!t->zero_from_used && t->zero_from != U64_MAX)
+		zero_from = t->zero_from << SECTOR_SHIFT;
+	for (i = 0; i < t->chain.nr && !err; i++)
+		if (t->chain.layer[i].img)
+			err = qc_image_activate(t->chain.layer[i].img,
+						writer_of(t, i), zero_from,
+						t->no_discard);
+	if (err) {
+		deactivate_layers(t, i - 1);
+		return err;
+	}
+	set_layer_sizes(t);
+	err = check_length(t);
+	if (err) {
+		deactivate_layers(t, t->chain.nr);
+		return err;
+	}
+	t->zero_from_used = true;
+	t->active = true;
+	qc_write_resume(t);
+	return 0;
+}
+
+/* Status */
+
+static const char *mode_word(struct qc_target *t)
+{
+	if (!t->writable)
+		return "ro";
+	if (!t->top)
+		return "rw";
+	switch (READ_ONCE(t->top->mode)) {
+	case QC_RO:
+	case QC_RW:
+		return "rw";
+	case QC_NO_SPACE:
+		return "no_space";
+	case QC_FAILED:
+		break;
+	}
+	return "failed";
+}
+
+static unsigned int emit_info(struct qc_target *t, char *result,
+			      unsigned int maxlen)
+{
+	struct qc_image *img = t->top;
+	unsigned int sz = 0;
+
+	DMEMIT("%s %u ", mode_word(t),
+	       img ? img->h.cluster_size >> SECTOR_SHIFT : 0);
+	if (img && t->writable)
+		DMEMIT("%llu/%llu ", READ_ONCE(img->hwm),
+		       qc_image_clusters(img));
+	else
+		DMEMIT("- ");
+	DMEMIT("%u %lu/%lu %llu %llu %llu %u %s",
+	       img ? READ_ONCE(img->nr_dirty) : 0,
+	       qc_cache_used_kib(), qc_cache_limit_kib(),
+	       img ? READ_ONCE(img->nr_commits) : 0,
+	       img ? READ_ONCE(img->nr_allocated) : 0,
+	       img ? (u64)atomic64_read(&img->nr_cow) : 0,
+	       t->chain.nr, img && img->reason ? img->reason : "-");
+	return sz;
+}
+
+static unsigned int emit_features(struct qc_target *t, char *result,
+				  unsigned int maxlen, unsigned int sz)
+{
+	unsigned int words = t->copy_on_read + t->error_if_no_space +
+		t->no_discard + 2 * (t->zero_from != U64_MAX);
+
+	if (!words)
+		return sz;
+	DMEMIT(" %u", words);
+	if (t->copy_on_read)
+		DMEMIT(" copy_on_read");
+	if (t->error_if_no_space)
+		DMEMIT(" error_if_no_space");
+	if (t->no_discard)
+		DMEMIT(" no_discard_passdown");
+	if (t->zero_from != U64_MAX)
+		DMEMIT(" zero_from %llu", t->zero_from);
+	return sz;
+}
+
+static unsigned int emit_table(struct qc_target *t, char *result,
+			       unsigned int maxlen)
+{
+	unsigned int sz = 0;
+	u32 i;
+
+	DMEMIT("%u", t->chain.nr);
+	for (i = 0; i < t->chain.nr; i++)
+		DMEMIT(" %s %s -", t->chain.layer[i].img ? "qcow2" : "raw",
+		       t->chain.layer[i].dev->name);
+	return emit_features(t, result, maxlen, sz);
+}
+
+static void qc_status(struct dm_target *ti, status_type_t type,
+		      unsigned int status_flags, char *result,
+		      unsigned int maxlen)
+{
+	struct qc_target *t = ti->private;
+
+	switch (type) {
+	case STATUSTYPE_INFO:
+		emit_info(t, result, maxlen);
+		break;
+	case STATUSTYPE_TABLE:
+		emit_table(t, result, maxlen);
+		break;
+	case STATUSTYPE_IMA:
+		*result = '\0';
+		break;
+	}
+}
+
+/*
+ * Only the device that is written to: one lower layer without WRITE_ZEROES
+ * would take it from the whole device.  The length is the device's, which has
+ * nothing to do with the length of the table line.
+ */
+static int qc_iterate_devices(struct dm_target *ti,
+			      iterate_devices_callout_fn fn, void *data)
+{
+	struct qc_target *t = ti->private;
+	struct dm_dev *dev = t->chain.layer[0].dev;
+
+	return fn(ti, dev, 0, bdev_nr_sectors(dev->bdev), data);
+}
+
+static void qc_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	struct qc_target *t = ti->private;
+
+	if (!t->top)
+		return;
+	qc_limits_set_discard(limits, MAX_DROP_SECTORS, t->top->h.cluster_size);
+	qc_limits_set_write_zeroes(limits, MAX_DROP_SECTORS);
+}
+
+static struct target_type qcow2_target = {
+	.name = "qcow2",
+	.version = {1, 0, 0},
+	.module = THIS_MODULE,
+	.ctr = qc_ctr,
+	.dtr = qc_dtr,
+	.map = qc_map,
+	.end_io = qc_end_io,
+	.presuspend = qc_presuspend,
+	.presuspend_undo = qc_presuspend_undo,
+	.postsuspend = qc_postsuspend,
+	.preresume = qc_preresume,
+	.status = qc_status,
+	.iterate_devices = qc_iterate_devices,
+	.io_hints = qc_io_hints,
+};
+
+static int __init qc_init(void)
+{
+	int err = qc_cache_init();
+
+	if (err)
+		return err;
+	err = dm_register_target(&qcow2_target);
+	if (err)
+		qc_cache_exit();
+	return err;
+}
+
+static void __exit qc_exit(void)
+{
+	dm_unregister_target(&qcow2_target);
+	qc_cache_exit();
+}
+
+module_init(qc_init);
+module_exit(qc_exit);
+
+MODULE_DESCRIPTION("device-mapper target for chains of qcow2 images");
+MODULE_LICENSE("GPL");
+MODULE_ALIAS("dm-target-qcow2");

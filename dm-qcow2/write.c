@@ -1,0 +1,837 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The slow path, see write.h.
+ */
+#include <linux/device-mapper.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "commit.h"
+#include "write.h"
+
+static unsigned int no_space_timeout = 60;
+module_param(no_space_timeout, uint, 0644);
+MODULE_PARM_DESC(no_space_timeout,
+		 "How long writes wait for space, in seconds; 0: for ever");
+
+#define COPY_ORDER	4
+#define COPY_BYTES	(PAGE_SIZE << COPY_ORDER)
+
+/* What a step of the slow path says of the bio it worked on. */
+enum step {
+	STEP_NEXT,		/* go on at io->pos */
+	STEP_DEFERRED,		/* somebody else queues the bio again */
+	STEP_FAILED,		/* io->status is set */
+};
+
+/* What an allocated piece is filled with, the rest is copied. */
+enum fill {
+	FILL_DATA,
+	FILL_ZERO,
+	FILL_COPY,
+};
+
+/**
+ * struct piece - guest clusters that get host clusters
+ * @pos: first guest byte to write
+ * @len: bytes to write
+ * @fill: with what
+ * @start: guest offset of the first cluster
+ * @clusters: how many
+ * @host: byte offset of the first host cluster
+ * @virgin: the host clusters are known to read as zeroes
+ */
+struct piece {
+	u64 pos;
+	u64 len;
+	enum fill fill;
+	u64 start;
+	u32 clusters;
+	u64 host;
+	bool virgin;
+};
+
+/* A part of a guest bio on its way to a device. */
+struct child {
+	struct qc_io *io;
+	struct qc_place place;
+	struct bio bio;
+};
+
+static struct bio *io_bio(struct qc_io *io)
+{
+	return dm_bio_from_per_bio_data(io, sizeof(*io));
+}
+
+static void io_fail(struct qc_io *io, blk_status_t status)
+{
+	cmpxchg(&io->status, BLK_STS_OK, status);
+}
+
+static void io_end(struct qc_io *io)
+{
+	struct bio *bio = io_bio(io);
+
+	if (io->wait_commit && !io->status) {
+		io->wait_commit = false;
+		qc_commit_wait_bio(io->t->top, bio);
+		return;
+	}
+	io->wait_commit = false;
+	bio->bi_status = io->status;
+	bio_endio(bio);
+}
+
+static void io_put(struct qc_io *io)
+{
+	if (atomic_dec_and_test(&io->pending))
+		io_end(io);
+}
+
+/* Range locks */
+
+static bool range_lock(struct qc_image *img, struct qc_io *io, u64 start,
+		       u64 end)
+{
+	struct qc_io *other;
+
+	spin_lock_irq(&img->range_lock);
+	list_for_each_entry(other, &img->ranges, range) {
+		if (start >= other->range_end || end <= other->range_start)
+			continue;
+		bio_list_add(&other->range_waiters, io_bio(io));
+		spin_unlock_irq(&img->range_lock);
+		return false;
+	}
+	io->range_start = start;
+	io->range_end = end;
+	bio_list_init(&io->range_waiters);
+	list_add(&io->range, &img->ranges);
+	spin_unlock_irq(&img->range_lock);
+	return true;
+}
+
+static void queue_list(struct bio_list *list)
+{
+	struct bio *bio;
+
+	while ((bio = bio_list_pop(list))) {
+		struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
+
+		queue_work(io->t->wq, &io->work);
+	}
+}
+
+static void range_unlock(struct qc_image *img, struct qc_io *io)
+{
+	struct bio_list waiters;
+
+	spin_lock_irq(&img->range_lock);
+	list_del(&io->range);
+	waiters = io->range_waiters;
+	bio_list_init(&io->range_waiters);
+	spin_unlock_irq(&img->range_lock);
+	queue_list(&waiters);
+}
+
+/* Pieces of the guest bio */
+
+static struct child *child_new(struct qc_io *io, u64 pos, u64 len)
+{
+	struct bio *parent = io_bio(io);
+	struct bio *bio = bio_alloc_clone(parent->bi_bdev, parent, GFP_NOIO,
+					  &io->t->bios);
+	struct child *child = container_of(bio, struct child, bio);
+
+	child->io = io;
+	child->place.counted = false;
+	bio_advance(bio, pos - io->start);
+	bio->bi_iter.bi_size = len;
+	bio->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH | REQ_NOWAIT);
+	return child;
+}
+
+static void child_end_io(struct bio *bio)
+{
+	struct child *child = container_of(bio, struct child, bio);
+	struct qc_io *io = child->io;
+
+	if (bio->bi_status)
+		io_fail(io, bio->bi_status);
+	qc_place_leave(&child->place);
+	bio_put(bio);
+	io_put(io);
+}
+
+/* Send a part of the bio to where the lookup found it; it ends by itself. */
+static void child_submit(struct qc_io *io, const struct qc_place *place)
+{
+	struct child *child = child_new(io, io->pos, place->ext.len);
+
+	child->place = *place;
+	bio_set_dev(&child->bio, place->layer->dev->bdev);
+	child->bio.bi_iter.bi_sector = place->ext.host >> SECTOR_SHIFT;
+	child->bio.bi_end_io = child_end_io;
+	atomic_inc(&io->pending);
+	submit_bio_noacct(&child->bio);
+}
+
+static void child_zero(struct qc_io *io, u64 len)
+{
+	struct child *child = child_new(io, io->pos, len);
+
+	zero_fill_bio(&child->bio);
+	bio_put(&child->bio);
+}
+
+/* Write a part of the bio to a new place and wait for it. */
+static int child_write_wait(struct qc_io *io, u64 pos, u64 len, u64 host)
+{
+	struct child *child = child_new(io, pos, len);
+	int err;
+
+	bio_set_dev(&child->bio, io->t->top->bdev);
+	child->bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
+	err = submit_bio_wait(&child->bio);
+	bio_put(&child->bio);
+	return err;
+}
+
+/* Copy-on-write */
+
+static int device_rw(struct block_device *bdev, blk_opf_t op, u64 host,
+		     void *buf, u32 len)
+{
+	struct bio_vec vec;
+	struct bio bio;
+	int err;
+
+	bio_init(&bio, bdev, &vec, 1, op);
+	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
+	bio_add_page(&bio, virt_to_page(buf), len, 0);
+	err = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+	return err;
+}
+
+static int copy_data(struct qc_target *t, const struct qc_place *place,
+		     u64 host)
+{
+	u64 left = place->ext.len;
+	u64 from = place->ext.host;
+	struct page *page;
+	void *buf;
+	int err = 0;
+
+	page = alloc_pages(GFP_NOWAIT | __GFP_NOWARN | __GFP_NORETRY,
+			   COPY_ORDER);
+	if (!page)
+		mutex_lock(&t->copy_lock);
+	buf = page ? page_address(page) : t->copy_buf;
+	while (left && !err) {
+		u32 n = min_t(u64, left, COPY_BYTES);
+
+		err = device_rw(place->layer->dev->bdev, REQ_OP_READ, from,
+				buf, n);
+		if (!err)
+			err = device_rw(t->top->bdev, REQ_OP_WRITE, host, buf,
+					n);
+		from += n;
+		host += n;
+		left -= n;
+	}
+	if (page)
+		__free_pages(page, COPY_ORDER);
+	else
+		mutex_unlock(&t->copy_lock);
+	return err;
+}
+
+/*
+ * Fill a part of a new cluster with what the guest reads there now: the old
+ * contents, of whatever layer.  Never leaves what the device happened to hold.
+ */
+static int fill_old(struct qc_target *t, u64 guest, u64 len, u64 host,
+		    bool virgin)
+{
+	while (len) {
+		struct qc_place place;
+		int err = qc_chain_resolve(&t->chain, 0, guest, len, &place);
+
+		if (err)
+			return err;
+		if (place.ext.map != QC_MAP_ZERO)
+			err = copy_data(t, &place, host);
+		else if (!virgin)
+			err = qc_alloc_zero_host(t->top, host, place.ext.len);
+		qc_place_leave(&place);
+		if (err)
+			return err;
+		guest += place.ext.len;
+		host += place.ext.len;
+		len -= place.ext.len;
+	}
+	return 0;
+}
+
+static int fill_new(struct qc_io *io, const struct piece *p)
+{
+	u64 host = p->host + (p->pos - p->start);
+
+	switch (p->fill) {
+	case FILL_DATA:
+		return child_write_wait(io, p->pos, p->len, host);
+	case FILL_ZERO:
+		return p->virgin ? 0 :
+			qc_alloc_zero_host(io->t->top, host, p->len);
+	case FILL_COPY:
+		break;
+	}
+	return fill_old(io->t, p->pos, p->len, host, p->virgin);
+}
+
+static int fill_piece(struct qc_io *io, const struct piece *p)
+{
+	u64 end = p->start +
+		((u64)p->clusters << io->t->top->h.cluster_bits);
+	u64 tail = p->pos + p->len;
+	int err;
+
+	if (p->pos > p->start || tail < end || p->fill == FILL_COPY)
+		atomic64_add(p->clusters, &io->t->top->nr_cow);
+	err = fill_old(io->t, p->start, p->pos - p->start, p->host, p->virgin);
+	if (!err)
+		err = fill_old(io->t, tail, end - tail,
+			       p->host + (tail - p->start), p->virgin);
+	return err ? err : fill_new(io, p);
+}
+
+/* Waiting for space */
+
+static void space_again(struct work_struct *work)
+{
+	struct qc_target *t = container_of(to_delayed_work(work),
+					   struct qc_target, space_work);
+	struct bio_list list;
+
+	spin_lock_irq(&t->space_lock);
+	list = t->space_bios;
+	bio_list_init(&t->space_bios);
+	spin_unlock_irq(&t->space_lock);
+	queue_list(&list);
+}
+
+static bool space_timed_out(struct qc_io *io)
+{
+	unsigned int secs = READ_ONCE(no_space_timeout);
+
+	if (!io->waited) {
+		io->waited = true;
+		io->space_since = jiffies;
+	}
+	return secs && time_after(jiffies, io->space_since +
+				  (unsigned long)secs * HZ);
+}
+
+/* Is a commit or a reap under way that gives clusters back? */
+static bool space_will_come(struct qc_image *img)
+{
+	if (!READ_ONCE(img->nr_frees))
+		return false;
+	qc_commit_kick(img);
+	wait_event_timeout(img->commit_wait, !READ_ONCE(img->nr_frees),
+			   HZ / 10);
+	return true;
+}
+
+static enum step no_space(struct qc_io *io)
+{
+	struct qc_target *t = io->t;
+	enum step ret = STEP_FAILED;
+
+	if (space_will_come(t->top))
+		return STEP_NEXT;
+	qc_image_set_mode(t->top, QC_NO_SPACE);
+	spin_lock_irq(&t->space_lock);
+	if (t->suspending && t->requeue) {
+		io_fail(io, BLK_STS_DM_REQUEUE);
+	} else if (t->suspending || t->error_if_no_space ||
+		   space_timed_out(io)) {
+		io_fail(io, BLK_STS_NOSPC);
+	} else {
+		bio_list_add(&t->space_bios, io_bio(io));
+		queue_delayed_work(t->wq, &t->space_work, HZ);
+		ret = STEP_DEFERRED;
+	}
+	spin_unlock_irq(&t->space_lock);
+	return ret;
+}
+
+void qc_write_presuspend(struct qc_target *t, bool requeue)
+{
+	spin_lock_irq(&t->space_lock);
+	t->suspending = true;
+	t->requeue = requeue;
+	spin_unlock_irq(&t->space_lock);
+	mod_delayed_work(t->wq, &t->space_work, 0);
+}
+
+void qc_write_resume(struct qc_target *t)
+{
+	spin_lock_irq(&t->space_lock);
+	t->suspending = false;
+	t->requeue = false;
+	spin_unlock_irq(&t->space_lock);
+}
+
+/* Allocating writes */
+
+static u32 clusters_of(const struct qc_image *img, u64 start, u64 end)
+{
+	return ((end - 1) >> img->h.cluster_bits) -
+		(start >> img->h.cluster_bits) + 1;
+}
+
+/* Give the piece host clusters; it may become shorter. */
+static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
+		       struct qc_run *run)
+{
+	u32 bits = img->h.cluster_bits;
+	int err;
+
+	if (reserved) {
+		/* A zero cluster that has its host cluster already. */
+		run->start = reserved >> bits;
+		run->count = 1;
+		run->virgin = false;
+	} else {
+		err = qc_alloc(img, p->clusters, run);
+		if (err)
+			return err;
+	}
+	p->clusters = run->count;
+	p->host = run->start << bits;
+	p->virgin = run->virgin;
+	p->len = min(p->len, p->start + ((u64)p->clusters << bits) - p->pos);
+	return 0;
+}
+
+/*
+ * Allocate, fill, map.  The range is locked.  The entries change only when all
+ * the clusters' contents have been written.
+ */
+static int piece_write(struct qc_io *io, struct piece *p, u64 reserved)
+{
+	struct qc_image *img = io->t->top;
+	struct qc_run run;
+	int err;
+
+	err = qc_l2_make_writable(img, p->start);
+	if (!err)
+		err = piece_alloc(img, p, reserved, &run);
+	if (err)
+		return err;
+	err = fill_piece(io, p);
+	if (err) {
+		if (!reserved)
+			qc_alloc_undo(img, &run);
+		return err;
+	}
+	return qc_l2_set(img, p->start, p->clusters, QC_L2_MAP, p->host);
+}
+
+/* The state of a guest range in the top image alone, read if need be. */
+static int top_lookup(struct qc_image *img, u64 guest, u64 len,
+		      struct qc_extent *ext)
+{
+	for (;;) {
+		int err;
+
+		rcu_read_lock();
+		qc_l2_lookup(img, guest, len, ext);
+		rcu_read_unlock();
+		if (ext->map == QC_MAP_BAD) {
+			qc_l2_complain(img, guest);
+			return -EIO;
+		}
+		if (ext->map != QC_MAP_MISS)
+			return 0;
+		err = qc_l2_load(img, guest);
+		if (err)
+			return err;
+	}
+}
+
+/* Bytes from @guest to the end of the L2 slice that maps it. */
+static u64 slice_left(const struct qc_image *img, u64 guest)
+{
+	u64 span = 1ULL << img->slice_shift;
+
+	return span - (guest & (span - 1));
+}
+
+static enum step io_error(struct qc_io *io, int err)
+{
+	io_fail(io, errno_to_blk_status(err));
+	return STEP_FAILED;
+}
+
+/*
+ * Allocate clusters for @len bytes at io->pos, which @ext found not owned.
+ * Advances io->pos.
+ */
+static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
+{
+	struct qc_image *img = io->t->top;
+	u64 mask = img->h.cluster_size - 1;
+	struct qc_extent ext;
+	struct piece p = {
+		.pos = io->pos,
+		.fill = fill,
+		.start = io->pos & ~mask,
+	};
+	u64 end;
+	int err;
+
+	len = min(len, slice_left(img, io->pos));
+	end = (io->pos + len + mask) & ~mask;
+	if (!range_lock(img, io, p.start, end))
+		return STEP_DEFERRED;
+	/* What was seen before the lock may have changed. */
+	err = top_lookup(img, io->pos, len, &ext);
+	if (!err && ext.map == QC_MAP_OWNED) {
+		range_unlock(img, io);
+		return STEP_NEXT;
+	}
+	if (!err) {
+		p.len = ext.len;
+		p.clusters = clusters_of(img, io->pos, io->pos + p.len);
+		err = piece_write(io, &p,
+				  ext.map == QC_MAP_ZERO ? ext.host : 0);
+	}
+	range_unlock(img, io);
+	if (err == -ENOSPC)
+		return no_space(io);
+	if (err)
+		return io_error(io, err);
+	io->pos += p.len;
+	return STEP_NEXT;
+}
+
+static enum step write_step(struct qc_io *io)
+{
+	struct qc_target *t = io->t;
+	struct qc_place place;
+
+	if (!qc_image_writable(t->top))
+		return io_error(io, -EIO);
+	qc_commit_throttle(t->top);
+	qc_chain_lookup(&t->chain, 0, io->pos, io->end - io->pos, &place);
+	if (place.layer == &t->chain.layer[0]) {
+		if (place.ext.map == QC_MAP_OWNED) {
+			child_submit(io, &place);
+			io->pos += place.ext.len;
+			return STEP_NEXT;
+		}
+		if (place.ext.map == QC_MAP_MISS ||
+		    place.ext.map == QC_MAP_BAD) {
+			struct qc_extent ext;
+			int err = top_lookup(t->top, io->pos,
+					     io->end - io->pos, &ext);
+
+			return err ? io_error(io, err) : STEP_NEXT;
+		}
+	}
+	qc_place_leave(&place);
+	return alloc_step(io, io->end - io->pos, FILL_DATA);
+}
+
+/* Reads */
+
+/* Bring what a lower layer has into the top image; a failure is no error. */
+static enum step populate(struct qc_io *io, u64 len)
+{
+	struct qc_image *img = io->t->top;
+	u64 pos = io->pos;
+	enum step ret;
+
+	if (READ_ONCE(img->mode) != QC_RW)
+		return STEP_NEXT;
+	ret = alloc_step(io, len, FILL_COPY);
+	if (ret == STEP_FAILED)
+		io->status = BLK_STS_OK;
+	/* It is read now, from where it is. */
+	io->pos = pos;
+	return ret == STEP_DEFERRED ? ret : STEP_NEXT;
+}
+
+static bool wants_populate(struct qc_io *io, const struct qc_place *place)
+{
+	struct qc_target *t = io->t;
+
+	return t->copy_on_read && place->ext.map == QC_MAP_DATA &&
+		place->layer != &t->chain.layer[0];
+}
+
+static enum step read_step(struct qc_io *io)
+{
+	struct qc_target *t = io->t;
+	struct qc_place place;
+	int err;
+
+	err = qc_chain_resolve(&t->chain, 0, io->pos, io->end - io->pos,
+			       &place);
+	if (!err && wants_populate(io, &place)) {
+		u64 len = place.ext.len;
+
+		qc_place_leave(&place);
+		if (populate(io, len) == STEP_DEFERRED)
+			return STEP_DEFERRED;
+		err = qc_chain_resolve(&t->chain, 0, io->pos, len, &place);
+	}
+	if (err)
+		return io_error(io, err);
+	if (place.ext.map == QC_MAP_ZERO)
+		child_zero(io, place.ext.len);
+	else
+		child_submit(io, &place);
+	io->pos += place.ext.len;
+	return STEP_NEXT;
+}
+
+/* Discard and write-zeroes */
+
+/* Bytes from @guest on that read as zeroes from the layers below the top. */
+static int zero_below(struct qc_target *t, u64 guest, u64 len, u64 *zero)
+{
+	u64 pos = guest;
+
+	while (pos < guest + len) {
+		struct qc_place place;
+		int err = qc_chain_resolve(&t->chain, 1, pos,
+					   guest + len - pos, &place);
+
+		if (err)
+			return err;
+		qc_place_leave(&place);
+		if (place.ext.map != QC_MAP_ZERO)
+			break;
+		pos += place.ext.len;
+	}
+	*zero = pos - guest;
+	return 0;
+}
+
+static bool is_discard(struct qc_io *io)
+{
+	return bio_op(io_bio(io)) == REQ_OP_DISCARD;
+}
+
+/* Zero a part of an owned cluster in place. */
+static enum step zero_owned(struct qc_io *io, u64 len)
+{
+	struct qc_target *t = io->t;
+	struct qc_place place;
+	int err;
+
+	qc_chain_lookup(&t->chain, 0, io->pos, len, &place);
+	if (place.ext.map != QC_MAP_OWNED) {
+		qc_place_leave(&place);
+		return STEP_NEXT;
+	}
+	err = qc_alloc_zero_host(t->top, place.ext.host, place.ext.len);
+	qc_place_leave(&place);
+	if (err)
+		return io_error(io, err);
+	io->pos += place.ext.len;
+	return STEP_NEXT;
+}
+
+/* Zeroes where entries cannot say so: parts of clusters, version 2. */
+static enum step zero_data(struct qc_io *io, u64 len)
+{
+	struct qc_target *t = io->t;
+	struct qc_extent ext;
+	u64 zero = 0;
+	int err;
+
+	if (is_discard(io)) {
+		io->pos += len;
+		return STEP_NEXT;
+	}
+	err = top_lookup(t->top, io->pos, len, &ext);
+	if (err)
+		return io_error(io, err);
+	if (ext.map == QC_MAP_OWNED)
+		return zero_owned(io, ext.len);
+	if (ext.map == QC_MAP_NONE) {
+		err = zero_below(t, io->pos, ext.len, &zero);
+		if (err)
+			return io_error(io, err);
+	} else if (ext.map == QC_MAP_ZERO) {
+		zero = ext.len;
+	}
+	if (zero) {
+		io->pos += zero;
+		return STEP_NEXT;
+	}
+	return alloc_step(io, ext.len, FILL_ZERO);
+}
+
+/* Which change of the entries makes whole clusters read as zeroes? */
+static enum qc_l2_op drop_op(struct qc_io *io, bool below_zero)
+{
+	if (!is_discard(io) && (io_bio(io)->bi_opf & REQ_NOUNMAP) &&
+	    io->t->top->h.version >= 3)
+		return QC_L2_ZERO_KEEP;
+	return below_zero ? QC_L2_UNMAP : QC_L2_ZERO;
+}
+
+/* Whole clusters, range locked, all mapped alike. */
+static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
+		       bool below_zero)
+{
+	struct qc_image *img = io->t->top;
+	enum qc_l2_op op = drop_op(io, below_zero);
+	u32 count = clusters_of(img, io->pos, io->pos + ext->len);
+	int err;
+
+	if (ext->map == QC_MAP_NONE && op != QC_L2_ZERO)
+		op = below_zero ? QC_L2_UNMAP : QC_L2_ZERO;
+	if (ext->map == QC_MAP_NONE && op == QC_L2_UNMAP)
+		return 0;
+	if (ext->map == QC_MAP_ZERO && op == QC_L2_ZERO_KEEP)
+		return 0;
+	err = qc_l2_make_writable(img, io->pos);
+	return err ? err : qc_l2_set(img, io->pos, count, op, 0);
+}
+
+/*
+ * Whole clusters from io->pos on: @len bytes, which the end of the image may
+ * cut short.
+ */
+static enum step drop_clusters(struct qc_io *io, u64 len)
+{
+	struct qc_target *t = io->t;
+	struct qc_image *img = t->top;
+	u64 mask = img->h.cluster_size - 1;
+	struct qc_extent ext;
+	u64 zero = 0;
+	int err;
+
+	len = min(len, slice_left(img, io->pos));
+	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
+		return STEP_DEFERRED;
+	err = top_lookup(img, io->pos, len, &ext);
+	if (!err)
+		err = zero_below(t, io->pos, ext.len, &zero);
+	if (!err && zero < ext.len) {
+		zero &= ~mask;
+		if (zero)
+			ext.len = zero;
+	}
+	if (!err && !zero && img->h.version < 3) {
+		/* Version 2 has no zero clusters to hide what is below. */
+		range_unlock(img, io);
+		return zero_data(io, min(ext.len, mask + 1));
+	}
+	if (!err)
+		err = drop_locked(io, &ext, zero);
+	range_unlock(img, io);
+	if (err == -ENOSPC)
+		return no_space(io);
+	if (err)
+		return io_error(io, err);
+	io->pos += ext.len;
+	return STEP_NEXT;
+}
+
+static enum step drop_step(struct qc_io *io)
+{
+	struct qc_image *img = io->t->top;
+	u64 mask = img->h.cluster_size - 1;
+	u64 left = io->end - io->pos;
+	u64 whole = left & ~mask;
+
+	if (!qc_image_writable(img))
+		return io_error(io, -EIO);
+	qc_commit_throttle(img);
+	if (io->pos & mask)
+		return zero_data(io, min(left, mask + 1 - (io->pos & mask)));
+	/* The last cluster counts as whole where the image ends in it. */
+	if (io->end >= img->h.size)
+		whole = left;
+	return whole ? drop_clusters(io, whole) : zero_data(io, left);
+}
+
+/* The work item */
+
+static enum step io_step(struct qc_io *io)
+{
+	switch (bio_op(io_bio(io))) {
+	case REQ_OP_READ:
+		return read_step(io);
+	case REQ_OP_WRITE:
+		return write_step(io);
+	default:
+		return drop_step(io);
+	}
+}
+
+static void io_work(struct work_struct *work)
+{
+	struct qc_io *io = container_of(work, struct qc_io, work);
+	enum step step = STEP_NEXT;
+
+	while (step == STEP_NEXT && io->pos < io->end)
+		step = io_step(io);
+	/* Deferred: the bio belongs to somebody else by now. */
+	if (step != STEP_DEFERRED)
+		io_put(io);
+}
+
+void qc_io_defer(struct qc_target *t, struct qc_io *io, u64 start, u64 len)
+{
+	struct bio *bio = io_bio(io);
+
+	io->status = BLK_STS_OK;
+	io->waited = false;
+	io->wait_commit = bio->bi_opf & REQ_FUA;
+	io->start = start;
+	io->pos = start;
+	io->end = start + len;
+	bio_list_init(&io->range_waiters);
+	atomic_set(&io->pending, 1);
+	INIT_WORK(&io->work, io_work);
+	queue_work(t->wq, &io->work);
+}
+
+int qc_write_init(struct qc_target *t)
+{
+	mutex_init(&t->copy_lock);
+	spin_lock_init(&t->space_lock);
+	bio_list_init(&t->space_bios);
+	INIT_DELAYED_WORK(&t->space_work, space_again);
+	t->wq = alloc_workqueue("qcow2/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 64,
+				dm_device_name(dm_table_get_md(t->ti->table)));
+	if (!t->wq)
+		return -ENOMEM;
+	if (t->writable) {
+		t->copy_buf = (void *)__get_free_pages(GFP_KERNEL, COPY_ORDER);
+		if (!t->copy_buf)
+			return -ENOMEM;
+	}
+	return bioset_init(&t->bios, 16, offsetof(struct child, bio), 0);
+}
+
+void qc_write_exit(struct qc_target *t)
+{
+	if (t->wq) {
+		cancel_delayed_work_sync(&t->space_work);
+		destroy_workqueue(t->wq);
+	}
+	if (t->copy_buf)
+		free_pages((unsigned long)t->copy_buf, COPY_ORDER);
+	bioset_exit(&t->bios);
+}
