@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""For VM tests in Python: scratch space, images, and chains opened by hand."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+
+import blk
+import ktap
+
+SCRATCH = "/scratch"
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+def prepare():
+    """An ext4 on the first disk, as tests/vm/lib.sh makes it."""
+    subprocess.run(["modprobe", "-a", "loop", "dm_mod"], check=True)
+    os.makedirs(SCRATCH, exist_ok=True)
+    if not os.path.ismount(SCRATCH):
+        run("mkfs.ext4", "-q", "-F", "/dev/vda")
+        run("mount", "-o", "discard", "/dev/vda", SCRATCH)
+    os.chdir(SCRATCH)
+
+
+def after_each():
+    """Nothing may be left of a test."""
+    left = run("dmsetup", "ls").split("\n") if os.path.exists(
+        "/dev/mapper/control") and _dm_devices() else []
+    loops = [d for d in os.listdir("/sys/block")
+             if os.path.exists(f"/sys/block/{d}/loop")]
+    for entry in os.listdir(SCRATCH):
+        path = os.path.join(SCRATCH, entry)
+        if entry != "lost+found":
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    ktap.check(not left, f"device-mapper devices left: {left}")
+    ktap.check(not loops, f"loop devices left: {loops}")
+
+
+def _dm_devices():
+    return [d for d in os.listdir("/sys/block") if d.startswith("dm-")]
+
+
+def run(*command, ok=(0,)):
+    done = subprocess.run(command, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode not in ok:
+        raise ktap.Failure(f"{' '.join(command)}: exit {done.returncode}: "
+                           f"{done.stdout}")
+    return done.stdout
+
+
+def qemu_img(*args, ok=(0,)):
+    return run("qemu-img", *args, ok=ok)
+
+
+def create(name, size, backing=None, fmt="qcow2", **options):
+    """A qcow2 image; its length is made a whole number of sectors."""
+    args = ["create", "-q", "-f", "qcow2"]
+    if options:
+        args += ["-o", ",".join(f"{k}={v}" for k, v in options.items())]
+    if backing:
+        args += ["-u", "-b", backing, "-F", fmt]
+    qemu_img(*args, name, str(size))
+    pad(name)
+    return name
+
+
+def pad(name):
+    os.truncate(name, -(-os.path.getsize(name) // 512) * 512)
+
+
+def grow(name, length):
+    """A file can become as long as its image needs."""
+    if os.path.getsize(name) < length:
+        os.truncate(name, length)
+
+
+def qemu_io(name, *commands, fmt="qcow2"):
+    args = ["qemu-io", "-f", fmt, "-d", "unmap"]
+    for command in commands:
+        args += ["-c", command]
+    out = run(*args, name)
+    ktap.check("failed" not in out, out)
+
+
+def content(name, fmt="qcow2", snapshot=None):
+    """What QEMU reads of an image."""
+    source = ["-f", fmt] + (["-l", f"snapshot.name={snapshot}"]
+                            if snapshot else [])
+    qemu_img("convert", *source, "-O", "raw", name, "content.raw")
+    with open("content.raw", "rb") as f:
+        data = f.read()
+    os.unlink("content.raw")
+    return data
+
+
+def check(name):
+    """No errors, no leaks."""
+    qemu_img("check", "-f", "qcow2", name)
+
+
+def file_bytes(name):
+    with open(name, "rb") as f:
+        return f.read()
+
+
+class Chain:
+    """A chain opened with a table made by hand; layers: (format, file)."""
+
+    counter = 0
+
+    def __init__(self, layers, length, features=(), read_only=False):
+        Chain.counter += 1
+        self.layers = layers
+        self.length = length
+        self.features = list(features)
+        self.read_only = read_only
+        self.loops = {}
+        self.dm = blk.Dm(f"test{Chain.counter}")
+        self.dev = None
+
+    def attach(self):
+        for n, (_, path) in enumerate(self.layers):
+            if path not in self.loops:
+                self.loops[path] = blk.Loop(path, n > 0 or self.read_only)
+
+    def params(self):
+        words = [str(len(self.layers))]
+        for fmt, path in self.layers:
+            words += [fmt, self.loops[path].dev, "-"]
+        if self.features:
+            words += [str(len(self.features))] + self.features
+        return " ".join(words)
+
+    def open(self):
+        try:
+            self.attach()
+            path = self.dm.create(self.length // 512, self.params(),
+                                  self.read_only)
+        except BaseException:
+            self.detach()
+            raise
+        flags = os.O_RDONLY if self.read_only else os.O_RDWR
+        self.dev = blk.Device(path, flags)
+        return self.dev
+
+    def close(self):
+        if self.dev:
+            self.dev.close()
+            self.dev = None
+        self.dm.remove()
+        self.detach()
+
+    def detach(self):
+        for loop in self.loops.values():
+            loop.detach()
+        self.loops = {}
+
+    def reload(self):
+        """Loads the present layers' table and swaps."""
+        self.attach()
+        self.dm.load(self.length // 512, self.params(), self.read_only)
+        self.dm.resume()
+
+    def status(self):
+        return self.dm.status().split()
+
+
+@contextlib.contextmanager
+def opened(layers, length, features=(), read_only=False, room=None):
+    """Opens a chain and gives (chain, device)."""
+    if not read_only and layers[0][0] == "qcow2":
+        grow(layers[0][1], room or 2 * length + 16 * MIB)
+    chain = Chain(layers, length, features, read_only)
+    try:
+        yield chain, chain.open()
+    finally:
+        if chain.loops:
+            chain.close()
+
+
+_log_mark = [0]
+
+
+def kernel_log():
+    """Kernel messages since the last call."""
+    lines = run("dmesg").splitlines()
+    new = lines[_log_mark[0]:]
+    _log_mark[0] = len(lines)
+    return "\n".join(new)
+
+
+def pattern(tag, length):
+    """Contents that differ from sector to sector."""
+    n = length // 512
+    out = bytearray((b"%-8s" % tag.encode()[:8] + bytes(8)) * (length // 16))
+    out[8::512] = bytes(s & 255 for s in range(n))
+    out[9::512] = bytes(s >> 8 & 255 for s in range(n))
+    return bytes(out)
+
+
+def main():
+    ktap.main(prepare, after_each=after_each)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs all test jobs, a few beside each other, and counts their results.
+
+Every job is a command that prints KTAP. What it planned and did not report, a
+skip, an exit status without a failed test: all are failures.
+"""
+
+import argparse
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROJECT = os.path.dirname(TESTS)
+CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or
+                     os.path.expanduser("~/.cache"), "dm-qcow2")
+SLOTS = 2
+
+# Anything of this in a console log is a failure.
+REPORTS = re.compile(
+    r"\bBUG\b|\bWARNING:|KASAN|UBSAN|KCSAN|kmemleak: \d+ new|"
+    r"possible (circular|recursive|irq)|inconsistent lock state|"
+    r"suspicious RCU|Call Trace|general protection|Oops|lockdep|"
+    r"blocked for more than|rcu.*stall|soft lockup|bad unlock balance|"
+    r"sleeping function called|refcount_t|list_(add|del) corruption")
+
+RESULT = re.compile(r"^( *)(not ok|ok) +(\d+) *-? *(.*)$")
+PLAN = re.compile(r"^( *)1\.\.(\d+)")
+
+
+class Ktap:
+    """Counts the leaves of a KTAP document."""
+
+    def __init__(self):
+        self.passed = []
+        self.failed = []
+        self.levels = {}
+
+    def _level(self, indent):
+        return self.levels.setdefault(indent, {"plan": None, "seen": 0,
+                                               "leaves": 0, "bad": 0})
+
+    def _close_below(self, indent):
+        """Ends the documents nested in the result that has just come."""
+        leaves = bad = 0
+        for deeper in [i for i in self.levels if i > indent]:
+            level = self.levels.pop(deeper)
+            missing = (level["plan"] or 0) - level["seen"]
+            if level["plan"] is None or missing > 0:
+                self.failed += ["a planned test that did not run"] * max(
+                    1, missing)
+                bad += 1
+            leaves += level["leaves"]
+            bad += level["bad"]
+        return leaves, bad
+
+    def line(self, text):
+        """Returns the failure that a line tells of, or None."""
+        plan = PLAN.match(text)
+        if plan:
+            self._level(len(plan[1]))["plan"] = int(plan[2])
+            return None
+        result = RESULT.match(text)
+        if not result:
+            return None
+        indent, word, _, name = result.groups()
+        leaves, bad = self._close_below(len(indent))
+        level = self._level(len(indent))
+        level["seen"] += 1
+        good = word == "ok" and "# SKIP" not in name
+        level["bad"] += not good or bad > 0
+        level["leaves"] += leaves or 1
+        if leaves and (good or bad):
+            return None     # its own tests have been counted
+        (self.passed if good else self.failed).append(name)
+        return None if good else name
+
+    def end(self):
+        self._close_below(0)
+        level = self.levels.get(0)
+        if not level or level["plan"] is None:
+            self.failed.append("no test plan")
+        else:
+            missing = level["plan"] - level["seen"]
+            self.failed += ["a planned test that did not run"] * missing
+
+
+class Job:
+    """name: command; after: names of jobs to wait for; seconds: expected."""
+
+    def __init__(self, name, command, after=(), seconds=60, console=False,
+                 timeout=1800):
+        self.name = name
+        self.command = command
+        self.after = after
+        self.seconds = seconds
+        self.console = console
+        self.timeout = timeout
+        self.state = "waiting"
+        self.last = ""
+        self.ktap = Ktap()
+
+
+class Runner:
+    def __init__(self, jobs, results):
+        self.jobs = jobs
+        self.results = results
+        self.start = time.monotonic()
+        self.change = threading.Condition()
+
+    def say(self, text):
+        t = int(time.monotonic() - self.start)
+        print(f"[{t // 60:2}:{t % 60:02}] {text}", flush=True)
+
+    def path(self, job, suffix):
+        return os.path.join(self.results, job.name + suffix)
+
+    def run(self):
+        threading.Thread(target=self._heartbeat, daemon=True).start()
+        with self.change:
+            while True:
+                waiting = [j for j in self.jobs if j.state == "waiting"]
+                running = [j for j in self.jobs if j.state == "running"]
+                if not waiting and not running:
+                    break
+                done = {j.name for j in self.jobs if j.state == "done"}
+                present = {j.name for j in self.jobs}
+                ready = [j for j in waiting
+                         if not (set(j.after) & present) - done]
+                if ready and len(running) < SLOTS:
+                    job = ready[0]
+                    job.state = "running"
+                    threading.Thread(target=self._run_job, args=(job,),
+                                     daemon=True).start()
+                    continue
+                self.change.wait()
+
+    def _heartbeat(self):
+        while True:
+            time.sleep(60)
+            running = [f"{j.name} ({j.last or 'starting'})"
+                       for j in self.jobs if j.state == "running"]
+            self.say("running: " + ", ".join(running))
+
+    def _run_job(self, job):
+        self.say(f"{job.name} started")
+        begin = time.monotonic()
+        try:
+            self._execute(job)
+        except Exception as e:
+            job.ktap.failed.append(f"cannot run: {e}")
+        took = time.monotonic() - begin
+        passed, failed = len(job.ktap.passed), len(job.ktap.failed)
+        self.say(f"{job.name}: {passed} passed, {failed} failed "
+                 f"({took:.0f} s)")
+        with self.change:
+            job.state = "done"
+            self.change.notify_all()
+
+    def _execute(self, job):
+        env = dict(os.environ, DMQCOW2_CONSOLE=self.path(job, ".console"))
+        command = [a.replace("@CONSOLE@", env["DMQCOW2_CONSOLE"])
+                   for a in job.command]
+        with open(self.path(job, ".err"), "w") as err, \
+                open(self.path(job, ".log"), "w") as log:
+            process = subprocess.Popen(
+                command, cwd=PROJECT, stdin=subprocess.DEVNULL, env=env,
+                stdout=subprocess.PIPE, stderr=err, text=True,
+                errors="replace")
+            timer = threading.Timer(job.timeout, process.terminate)
+            timer.start()
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                line = line.rstrip("\n")
+                failure = job.ktap.line(line)
+                if RESULT.match(line):
+                    job.last = line.strip()
+                if failure:
+                    self.say(f"{job.name}: FAILED {failure}")
+            code = process.wait()
+            late = not timer.is_alive()
+            timer.cancel()
+        job.ktap.end()
+        if late:
+            job.ktap.failed.append(f"took more than {job.timeout} s")
+        if code and not job.ktap.failed:
+            job.ktap.failed.append(f"exit status {code}")
+        if code:
+            self._tail(job)
+        if job.console:
+            self._scan(job)
+
+    def _tail(self, job):
+        with open(self.path(job, ".err"), errors="replace") as f:
+            lines = f.read().splitlines()[-8:]
+        for line in lines:
+            self.say(f"{job.name}: | {line}")
+
+    def _scan(self, job):
+        try:
+            with open(self.path(job, ".console"), errors="replace") as f:
+                bad = [line.rstrip() for line in f if REPORTS.search(line)]
+        except FileNotFoundError:
+            bad = ["there is no console log"]
+        if bad:
+            job.ktap.failed.append("a clean console log")
+            self.say(f"{job.name}: FAILED console log: {bad[0]}")
+        else:
+            job.ktap.passed.append("a clean console log")
+
+
+def vm(*options):
+    return ["scripts/vm", "--quiet-console", "--log", "@CONSOLE@", "--disk",
+            "4G", *options, "--"]
+
+
+def suite(*patterns):
+    """The programs of tests/vm that match, all of them without patterns."""
+    names = sorted(os.path.basename(p) for p in
+                   glob.glob(os.path.join(TESTS, "vm", "target-*")) +
+                   glob.glob(os.path.join(TESTS, "vm", "setup-*"))
+                   if os.access(p, os.X_OK))
+    chosen = [n for n in names if not patterns or
+              any(re.match(p, n) for p in patterns)]
+    return ["tests/vm/suite"] + chosen
+
+
+def all_jobs(long):
+    """In the order in which they start."""
+    return [
+        Job("unit", ["make", "-s", "-C", "tests", "unit"], seconds=20),
+        Job("stable-root", ["tests/static", "root", "stable"], seconds=120),
+        Job("debug-kernel", ["tests/static", "debug-kernel"],
+            ["stable-root"], 400),
+        Job("static", ["tests/static", "all"], ["stable-root"], 60),
+        Job("vm", vm() + suite(), ["stable-root"], 300, True),
+        Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
+                             "--vm=--quiet-console",
+                             "--seeds", "1000" if long else "200"],
+            ["stable-root"], 360, True, 7200 if long else 1500),
+        Job("crash", ["tests/crash/run", "--points",
+                      "2000" if long else "300"] +
+            (["--faults"] if long else []),
+            ["stable-root"], 300, False, 7200 if long else 1500),
+        Job("kselftest", ["tests/kselftest/run-vm"], ["stable-root"], 60,
+            True),
+        Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
+            suite()[1:], ["debug-kernel"], 600, True, 2400),
+        Job("hostile", ["tests/hostile/run", "--random",
+                        "3000" if long else "200"],
+            ["debug-kernel"], 120, True, 7200 if long else 1200),
+        Job("oldstable", vm("--suite", "oldstable") +
+            suite("target-", "setup-smoke"), ["stable-root"], 300, True),
+        Job("testing", vm("--suite", "testing") +
+            suite("target-", "setup-smoke"), ["stable-root"], 300, True),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/run-check")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--results", default=os.path.join(CACHE, "results"))
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    jobs = [j for j in all_jobs(args.long) if not args.names or
+            any(re.fullmatch(n, j.name) for n in args.names)]
+    if not jobs:
+        parser.error("no test has such a name")
+    shutil.rmtree(args.results, ignore_errors=True)
+    os.makedirs(args.results)
+    print(f"logs: {args.results}", flush=True)
+    runner = Runner(jobs, args.results)
+    runner.run()
+    passed = failed = 0
+    for job in jobs:
+        passed += len(job.ktap.passed)
+        failed += len(job.ktap.failed)
+        for name in job.ktap.failed:
+            print(f"FAILED {job.name}: {name}")
+    print(f"{passed} passed, {failed} failed", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# For VM tests written in shell. A test script defines functions test_*, then
+# calls main: each runs in a subshell with "set -e" in an empty directory on an
+# ext4 of /dev/vda, its output goes to KTAP comments, and everything it leaves
+# (device-mapper devices, loop devices, mounts below $SCRATCH) is a failure.
+#
+# Arguments of the script choose tests by pattern.
+
+SCRATCH=/scratch
+
+die()
+{
+	echo "failed: $*"
+	exit 1
+}
+
+# equal GOT WANT WHAT
+equal()
+{
+	[ "$1" = "$2" ] || die "$3: got '$1', want '$2'"
+}
+
+# matches GOT REGEX WHAT
+matches()
+{
+	[[ $1 =~ $2 ]] || die "$3: got '$1', want a match of '$2'"
+}
+
+# fails COMMAND...: the command must fail.
+fails()
+{
+	if "$@"; then
+		die "should have failed: $*"
+	fi
+}
+
+# attach FILE [OPTION...]: prints a loop device on it, direct I/O.
+attach()
+{
+	local file=$1
+
+	shift
+	losetup --find --show --direct-io=on "$@" "$file"
+}
+
+# image NAME SIZE [OPTION...]: makes a qcow2 image, its length a whole number of
+# sectors: a loop device hides the rest. Prints nothing.
+image()
+{
+	local name=$1 size=$2
+
+	shift 2
+	qemu-img create -q -f qcow2 "$@" "$name" "$size"
+	truncate -s %512 "$name"
+}
+
+# grown NAME SIZE: a file that can become as long as its image needs.
+grown()
+{
+	truncate -s ">$2" "$1"
+}
+
+# status_word NAME N: word N of the target's status (1 is the mode).
+status_word()
+{
+	local words
+
+	read -ra words <<<"$(dmsetup status "$1")"
+	echo "${words[$2 + 2]}"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for()
+{
+	local end=$((SECONDS + $1))
+
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $end ] || die "waited too long for: $*"
+		sleep 0.2
+	done
+}
+
+# kernel_log: the kernel messages since the test started.
+kernel_log()
+{
+	dmesg | sed "1,/dm-qcow2-test $BASHPID_OF_TEST\$/d"
+}
+
+mount_scratch()
+{
+	modprobe loop
+	mkdir -p $SCRATCH
+	mountpoint -q $SCRATCH && return
+	mkfs.ext4 -q -F /dev/vda && mount -o discard /dev/vda $SCRATCH
+}
+
+# Removes what a test left, and tells of it.
+clean_up()
+{
+	local left name loop file
+
+	left=$(dmsetup ls 2>/dev/null | grep -v '^No devices')
+	for name in $(awk '{print $1}' <<<"$left"); do
+		# A suspended or queueing device would not go.
+		dmsetup wipe_table --noflush --nolockfs "$name" >/dev/null 2>&1
+		dmsetup resume "$name" >/dev/null 2>&1
+	done
+	awk -v dir="$SCRATCH/" 'index($2, dir) == 1 { print $2 }' /proc/mounts |
+		sort -r | xargs -r umount
+	for name in $(awk '{print $1}' <<<"$left"); do
+		dmsetup remove --retry "$name" >/dev/null 2>&1
+	done
+	for loop in /sys/block/loop*/loop/backing_file; do
+		[ -e "$loop" ] || continue
+		file=$(cat "$loop")
+		left+="${left:+ }loop on $file"
+		loop=${loop#/sys/block/}
+		losetup -d "/dev/${loop%%/*}"
+	done
+	[ -z "$left" ] || echo "left behind: $left"
+	cd / && rm -rf "${SCRATCH:?}"/*
+	[ -z "$left" ]
+}
+
+run_test()
+{
+	local name=$1 number=$2 log=/tmp/ktap-log.$$ start=$SECONDS rc
+
+	export BASHPID_OF_TEST=$$-$number
+	echo "dm-qcow2-test $BASHPID_OF_TEST" >/dev/kmsg
+	(
+		set -euo pipefail
+		cd $SCRATCH
+		"test_$name"
+	) >$log 2>&1 </dev/null
+	rc=$?
+	clean_up >>$log 2>&1 || rc=1
+	[ $rc = 0 ] || sed 's/^/# /' $log
+	echo "# $((SECONDS - start)) s"
+	[ $rc = 0 ] || printf 'not '
+	echo "ok $number $name"
+	rm -f $log
+	return $rc
+}
+
+main()
+{
+	local names number=0 failed=0 name
+
+	names=$(declare -F | sed -n 's/^declare -f test_//p' |
+		grep -E "$(IFS='|'; echo "${*:-.}")")
+	echo "KTAP version 1"
+	# shellcheck disable=SC2086 # one word a name
+	set -- $names
+	echo "1..$#"
+	mount_scratch >&2 || exit 1
+	for name; do
+		number=$((number + 1))
+		run_test "$name" $number || failed=1
+	done
+	exit $failed
+}

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is refused, and that the message names it."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "..", "lib"))
+import fixture as fx  # noqa: E402
+import ktap  # noqa: E402
+from fixture import KIB, MIB  # noqa: E402
+
+
+def refused(layers, length, message, features=(), read_only=False):
+    """The chain does not open and the kernel log matches message."""
+    fx.kernel_log()
+    try:
+        with fx.opened(layers, length, features, read_only):
+            pass
+    except OSError:
+        log = fx.kernel_log()
+        ktap.check(re.search(message, log, re.I),
+                   f"no {message!r} in the kernel log:\n{log}")
+        return
+    raise ktap.Failure("it was opened")
+
+
+def read_fails(layers, length, offset, message):
+    """It opens, but that read fails with EIO and the log says why."""
+    fx.kernel_log()
+    with fx.opened(layers, length) as (_, dev):
+        try:
+            dev.read(offset, 4096)
+            raise ktap.Failure("the read succeeded")
+        except OSError as e:
+            ktap.equal(e.errno, 5, "errno")
+        log = fx.kernel_log()
+        ktap.check(re.search(message, log, re.I),
+                   f"no {message!r} in the kernel log:\n{log}")
+        ktap.equal(dev.read(0, 4096), b"\1" * 4096, "other sectors")
+
+
+def poke(name, offset, fmt, value):
+    with open(name, "r+b") as f:
+        f.seek(offset)
+        f.write(struct.pack(">" + fmt, value))
+
+
+@ktap.test
+def a_compressed_cluster():
+    fx.create("plain", MIB)
+    fx.qemu_io("plain", "write -P 7 0 1M")
+    fx.qemu_img("convert", "-c", "-O", "qcow2", "plain", "packed")
+    fx.pad("packed")
+    fx.create("image", MIB)
+    fx.qemu_io("image", "write -P 1 0 64k", "write -c -P 7 512k 64k")
+    fx.pad("image")
+    read_fails([("qcow2", "image")], MIB, 512 * KIB,
+               "compressed clusters: not supported yet")
+
+
+@ktap.test
+def a_write_to_a_compressed_cluster():
+    fx.create("image", MIB)
+    fx.qemu_io("image", "write -P 1 0 64k", "write -c -P 7 512k 64k")
+    fx.pad("image")
+    fx.kernel_log()
+    with fx.opened([("qcow2", "image")], MIB) as (_, dev):
+        try:
+            dev.write(512 * KIB, b"x" * 512)
+            raise ktap.Failure("the write succeeded")
+        except OSError as e:
+            ktap.equal(e.errno, 5, "errno")
+    ktap.check("compressed" in fx.kernel_log(), "nothing in the log")
+    fx.check("image")
+    ktap.same_bytes(fx.content("image")[512 * KIB:576 * KIB],
+                    b"\7" * 64 * KIB, "the compressed cluster")
+
+
+@ktap.test
+def zstd_compression_type():
+    fx.create("image", MIB, compression_type="zstd")
+    fx.qemu_io("image", "write -P 1 0 64k", "write -c -P 7 512k 64k")
+    fx.pad("image")
+    fx.kernel_log()
+    try:
+        read_fails([("qcow2", "image")], MIB, 512 * KIB, "compress")
+    except OSError:
+        ktap.check("compress" in fx.kernel_log(), "nothing in the log")
+
+
+@ktap.test
+def a_data_file():
+    fx.create("image", MIB, data_file="data")
+    refused([("qcow2", "image")], MIB, "data file")
+
+
+@ktap.test
+def luks():
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--object",
+                    "secret,id=s,data=secret", "-o",
+                    "encrypt.format=luks,encrypt.key-secret=s,"
+                    "encrypt.iter-time=10", "image", "1M"], check=True)
+    fx.pad("image")
+    refused([("qcow2", "image")], MIB, "encrypt|luks|crypt_method")
+
+
+@ktap.test
+def extended_l2():
+    fx.create("image", MIB, extended_l2="on")
+    refused([("qcow2", "image")], MIB, "extended L2")
+
+
+@ktap.test
+def an_unknown_incompatible_feature():
+    fx.create("image", MIB)
+    poke("image", 72, "Q", 1 << 40)
+    refused([("qcow2", "image")], MIB, "incompatible|feature|bit 40")
+
+
+@ktap.test
+def a_dirty_image_for_writing():
+    fx.create("image", MIB, lazy_refcounts="on")
+    poke("image", 72, "Q", 1)
+    refused([("qcow2", "image")], MIB, "dirty|repair")
+
+
+@ktap.test
+def a_corrupt_image_for_writing():
+    fx.create("image", MIB)
+    poke("image", 72, "Q", 2)
+    refused([("qcow2", "image")], MIB, "corrupt|repair")
+
+
+@ktap.test
+def not_qcow2():
+    fx.run("truncate", "-s", "1M", "image")
+    refused([("qcow2", "image")], MIB, "magic.*not a qcow2|not a qcow2")
+
+
+@ktap.test
+def a_device_that_hides_the_l1_table():
+    """A new 64 MiB image as qemu-img leaves it: the last 8 bytes are hidden."""
+    fx.qemu_img("create", "-q", "-f", "qcow2", "image", "64M")
+    ktap.check(os.path.getsize("image") % 512, "the file has whole sectors")
+    refused([("qcow2", "image")], 64 * MIB, "l1_table_offset",
+            read_only=True)
+
+
+@ktap.test
+def a_device_too_short_for_the_refcount_table():
+    fx.create("image", 64 * MIB)
+    with open("image", "rb") as f:
+        f.seek(48)
+        offset = struct.unpack(">Q", f.read(8))[0]
+    poke("image", 48, "Q", (offset + (1 << 30)) & ~0xffff)
+    refused([("qcow2", "image")], 64 * MIB, "refcount_table_offset",
+            read_only=True)
+
+
+@ktap.test
+def a_table_longer_than_the_image():
+    fx.create("image", MIB)
+    refused([("qcow2", "image")], 2 * MIB, "size|longer|length")
+
+
+def bad_line(line, message):
+    fx.create("image", MIB)
+    loop = fx.blk.Loop("image")
+    dm = fx.blk.Dm("refused")
+    fx.kernel_log()
+    try:
+        dm.create(2048, line.format(dev=loop.dev))
+    except OSError:
+        log = fx.kernel_log()
+        ktap.check(re.search(message, log, re.I),
+                   f"no {message!r} in the kernel log:\n{log}")
+    else:
+        dm.remove()
+        raise ktap.Failure("it was opened")
+    finally:
+        loop.detach()
+
+
+for title, line, message in (
+        ("no arguments", "", "argument|layers"),
+        ("no layers", "0", "layers|argument"),
+        ("more layers than arguments", "2 qcow2 {dev} -", "argument|layer"),
+        ("an unknown format", "1 vmdk {dev} -", "format|vmdk"),
+        ("raw in the middle", "2 raw {dev} - qcow2 {dev} -", "raw|last"),
+        ("a device that is not there", "1 qcow2 /dev/nothing -",
+         "nothing|device"),
+        ("a data device", "1 qcow2 {dev} {dev}", "data"),
+        ("an unknown feature", "1 qcow2 {dev} - 1 faster", "feature|faster"),
+        ("a feature without its argument", "1 qcow2 {dev} - 1 zero_from",
+         "zero_from|argument"),
+        ("a bad zero_from", "1 qcow2 {dev} - 2 zero_from -7", "zero_from"),
+        ("too many arguments", "1 qcow2 {dev} - 0 surplus", "argument|surplus"),
+        ("one device twice in a chain", "2 qcow2 {dev} - qcow2 {dev} -",
+         "twice|same|already")):
+    ktap.case(f"table line: {title}", bad_line, line, message)
+
+
+if __name__ == "__main__":
+    fx.main()

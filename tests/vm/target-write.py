@@ -1,0 +1,419 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Writing: allocation, copy-on-write, zeroes, discards, snapshots, growth."""
+
+import errno
+import os
+import random
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "..", "lib"))
+import blk  # noqa: E402
+import fixture as fx  # noqa: E402
+import ktap  # noqa: E402
+from fixture import KIB, MIB  # noqa: E402
+
+
+def blocks(path):
+    return os.stat(path).st_blocks * 512
+
+
+def write_both(dev, model, offset, data):
+    dev.write(offset, data)
+    model[offset:offset + len(data)] = data
+
+
+def written_correctly(layers, model, chain_check=None):
+    """After the close: QEMU reads what was written, and finds no leak."""
+    fx.check(layers[0][1])
+    ktap.same_bytes(fx.content(layers[0][1])[:len(model)], bytes(model),
+                    "as QEMU reads it")
+
+
+def scattered_writes(size, options, backing):
+    layers = [("qcow2", "top")]
+    model = bytearray(size)
+    if backing:
+        with open("base", "wb") as f:
+            f.write(fx.pattern("base", size))
+        layers.append((backing, "base"))
+        model[:] = fx.pattern("base", size)
+        if backing == "qcow2":
+            fx.qemu_img("convert", "-O", "qcow2", "base", "base.qcow2")
+            os.rename("base.qcow2", "base")
+            fx.pad("base")
+        before = fx.file_bytes("base")
+    fx.create("top", size, backing="base" if backing else None,
+              fmt=backing or "qcow2", **options)
+    rng = random.Random(str(options))
+    with fx.opened(layers, size, room=4 * size + 64 * MIB) as (_, dev):
+        for n in range(40):
+            length = rng.choice([1, 1, 2, 7, 8, 64, 200]) * 512
+            offset = rng.randint(0, (size - length) // 512) * 512
+            write_both(dev, model, offset, fx.pattern(f"w{n}", length))
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        dev.flush()
+    written_correctly(layers, model)
+    if backing:
+        ktap.same_bytes(fx.file_bytes("base"), before, "the base")
+
+
+for bits in (9, 10, 12, 14, 16, 18, 21):
+    for compat in ("1.1", "0.10"):
+        for bottom in (None, "raw", "qcow2"):
+            if compat == "0.10" and bottom is None:
+                continue
+            ktap.case(f"writes: {1 << bits} byte clusters, {compat}, "
+                      f"over {bottom}", scattered_writes, 2 * MIB + 1536,
+                      {"cluster_size": 1 << bits, "compat": compat}, bottom)
+for width in (1, 2, 4, 8, 32, 64):
+    ktap.case(f"writes: refcounts of {width} bits", scattered_writes, 2 * MIB,
+              {"cluster_size": 512, "refcount_bits": width}, None)
+ktap.case("writes: preallocated metadata", scattered_writes, 2 * MIB,
+          {"preallocation": "metadata"}, None)
+ktap.case("writes: preallocated data", scattered_writes, 2 * MIB,
+          {"preallocation": "full"}, None)
+
+
+@ktap.test
+def the_refcount_table_grows():
+    """64-bit refcounts, 512 byte clusters: a block covers 32 KiB, a cluster of
+    the table 2 MiB, so that 24 MiB move the table several times."""
+    size = 24 * MIB
+    fx.create("image", size, cluster_size=512, refcount_bits=64)
+    data = fx.pattern("grow", size)
+    with fx.opened([("qcow2", "image")], size, room=128 * MIB) as (_, dev):
+        for at in range(0, size, MIB):
+            dev.write(at, data[at:at + MIB])
+        ktap.same_bytes(dev.read_all(), data, "device")
+    written_correctly([("qcow2", "image")], data)
+
+
+@ktap.test
+def zero_clusters_are_read_and_written():
+    fx.create("base", 2 * MIB)
+    fx.qemu_io("base", "write -P 1 0 2M")
+    fx.create("top", 2 * MIB, backing="base")
+    fx.qemu_io("top", "write -P 2 512k 128k", "write -z 0 1M")
+    model = bytearray(MIB) + bytearray(b"\1" * MIB)
+    layers = [("qcow2", "top"), ("qcow2", "base")]
+    with fx.opened(layers, 2 * MIB) as (_, dev):
+        ktap.same_bytes(dev.read_all(), bytes(model), "before")
+        write_both(dev, model, 4096, b"3" * 512)
+        write_both(dev, model, 600 * KIB, b"4" * 1024)
+        write_both(dev, model, MIB - 512, b"5" * 1024)
+        ktap.same_bytes(dev.read_all(), bytes(model), "after")
+    written_correctly(layers, model)
+
+
+def zeroes(method, compat, backing, cluster):
+    """Zeroing across partial clusters over data, holes and a base."""
+    size = 2 * MIB
+    layers = [("qcow2", "top")]
+    model = bytearray(size)
+    if backing:
+        with open("base", "wb") as f:
+            f.write(fx.pattern("base", size))
+        model[:] = fx.pattern("base", size)
+        layers.append(("raw", "base"))
+    fx.create("top", size, backing="base" if backing else None, fmt="raw",
+              compat=compat, cluster_size=cluster)
+    with fx.opened(layers, size) as (_, dev):
+        write_both(dev, model, 256 * KIB, fx.pattern("data", MIB))
+        for offset, length in ((0, 64 * KIB), (100 * KIB + 512, 5 * 512),
+                               (255 * KIB, 300 * KIB), (700 * KIB, 1024),
+                               (800 * KIB, 256 * KIB), (size - 1536, 1536)):
+            getattr(dev, method)(offset, length)
+            model[offset:offset + length] = bytes(length)
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        write_both(dev, model, 320 * KIB + 512, b"n" * 512)
+        ktap.same_bytes(dev.read_all(), bytes(model), "written again")
+    written_correctly(layers, model)
+
+
+for method in ("zeroout", "punch"):
+    for compat in ("1.1", "0.10"):
+        for backing in (False, True):
+            for cluster in (4 * KIB, 64 * KIB):
+                ktap.case(f"{method}: {compat}, {cluster} byte clusters, "
+                          f"{'over a base' if backing else 'alone'}",
+                          zeroes, method, compat, backing, cluster)
+
+
+def discards(compat, backing):
+    """Whole clusters read as zeroes afterwards (or as before in version 2
+    over a base, which has no way to say zero), and are free again."""
+    size = 4 * MIB
+    layers = [("qcow2", "top")]
+    if backing:
+        with open("base", "wb") as f:
+            f.write(b"b" * size)
+        layers.append(("raw", "base"))
+    fx.create("top", size, backing="base" if backing else None, fmt="raw",
+              compat=compat)
+    with fx.opened(layers, size) as (chain, dev):
+        dev.write(0, fx.pattern("data", size))
+        dev.flush()
+        full = blocks("top")
+        dev.discard(MIB, 2 * MIB)
+        got = dev.read(MIB, 2 * MIB)
+        data = fx.pattern("data", size)
+        if compat == "1.1" or not backing:
+            ktap.same_bytes(got, bytes(2 * MIB), "discarded")
+        else:
+            ktap.check(got == bytes(2 * MIB) or got == data[MIB:3 * MIB],
+                       "neither zeroes nor the old content")
+        # once the commit is durable the file has holes there
+        dev.flush()
+        if compat == "1.1" or not backing:
+            for _ in range(50):
+                if blocks("top") <= full - MIB * 3 // 2:
+                    break
+                fx.run("sleep", "0.1")
+                dev.flush()
+            ktap.check(blocks("top") <= full - MIB * 3 // 2,
+                       f"no holes: {full} bytes before, {blocks('top')} after")
+            # and freed clusters are used again
+            before = int(chain.status()[2].split("/")[0])
+            dev.write(MIB, fx.pattern("again", MIB))
+            dev.flush()
+            after = int(chain.status()[2].split("/")[0])
+            ktap.check(after <= before + 1,
+                       f"the image grew from {before} to {after} clusters")
+            ktap.same_bytes(dev.read(MIB, MIB), fx.pattern("again", MIB),
+                            "written again")
+        model = bytearray(dev.read_all())
+        ktap.same_bytes(bytes(model[:MIB]), data[:MIB], "in front of it")
+        ktap.same_bytes(bytes(model[3 * MIB:]), data[3 * MIB:], "behind it")
+    written_correctly(layers, model)
+
+
+for compat in ("1.1", "0.10"):
+    for backing in (False, True):
+        ktap.case(f"discard: {compat}, "
+                  f"{'over a base' if backing else 'alone'}",
+                  discards, compat, backing)
+
+
+@ktap.test
+def no_discard_passdown_keeps_the_space():
+    size = 4 * MIB
+    fx.create("image", size)
+    with fx.opened([("qcow2", "image")], size,
+                   ["no_discard_passdown"]) as (_, dev):
+        dev.write(0, fx.pattern("data", size))
+        dev.flush()
+        full = blocks("image")
+        dev.discard(0, size)
+        dev.flush()
+        fx.run("sleep", "2")
+        ktap.same_bytes(dev.read_all(), bytes(size), "discarded")
+        ktap.check(blocks("image") >= full - 256 * KIB,
+                   f"space given back: {full} before, {blocks('image')} after")
+    fx.check("image")
+
+
+def with_snapshots(options, size=2 * MIB):
+    """Shared clusters and L2 tables are copied, refcounts are right."""
+    fx.create("image", size, **options)
+    cluster = options.get("cluster_size", 65536)
+    fx.qemu_io("image", "write -P 1 0 1M", "write -z 1M 256k")
+    fx.qemu_img("snapshot", "-c", "first", "image")
+    fx.qemu_io("image", "write -P 2 512k 256k")
+    fx.qemu_img("snapshot", "-c", "second", "image")
+    fx.pad("image")
+    old = {s: fx.content("image", snapshot=s) for s in ("first", "second")}
+    model = bytearray(fx.content("image"))
+    with fx.opened([("qcow2", "image")], size, room=64 * MIB) as (_, dev):
+        for n, offset in enumerate((0, 512, cluster + 512, 500 * KIB, 700 * KIB,
+                                    MIB - 512, MIB + 128 * KIB, 2 * MIB - 512)):
+            write_both(dev, model, offset, fx.pattern(f"s{n}", 512))
+        dev.discard(256 * KIB, 128 * KIB)
+        model[256 * KIB:384 * KIB] = dev.read(256 * KIB, 128 * KIB)
+        dev.zeroout(600 * KIB + 512, 70 * KIB)
+        model[600 * KIB + 512:670 * KIB + 512] = bytes(70 * KIB)
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+    written_correctly([("qcow2", "image")], model)
+    for name, data in old.items():
+        ktap.same_bytes(fx.content("image", snapshot=name), data,
+                        f"snapshot {name}")
+    # and QEMU can delete them without a trace
+    fx.qemu_img("snapshot", "-d", "first", "image")
+    fx.qemu_img("snapshot", "-d", "second", "image")
+    written_correctly([("qcow2", "image")], model)
+
+
+for cluster in (512, 4 * KIB, 64 * KIB):
+    for compat in ("1.1", "0.10"):
+        ktap.case(f"internal snapshots: {cluster} byte clusters, {compat}",
+                  with_snapshots, {"cluster_size": cluster, "compat": compat})
+ktap.case("internal snapshots: refcounts of 2 bits", with_snapshots,
+          {"refcount_bits": 2})
+ktap.case("internal snapshots: refcounts of 64 bits", with_snapshots,
+          {"refcount_bits": 64, "cluster_size": 512})
+
+
+@ktap.test
+def what_a_flush_acknowledged_is_in_the_file():
+    """QEMU reads a copy of the file taken while the device runs."""
+    fx.create("image", 4 * MIB)
+    with fx.opened([("qcow2", "image")], 4 * MIB) as (_, dev):
+        model = bytearray(4 * MIB)
+        for n in range(4):
+            write_both(dev, model, n * 900 * KIB, fx.pattern(f"f{n}", 70 * KIB))
+        dev.flush()
+        fx.run("cp", "--sparse=always", "image", "copy")
+        ktap.same_bytes(fx.content("copy"), bytes(model), "after a flush")
+        fx.qemu_img("check", "copy", ok=(0, 3))
+        data = fx.pattern("fua", 5 * KIB)
+        dev.write(3 * MIB + 512, data, fua=True)
+        model[3 * MIB + 512:3 * MIB + 512 + len(data)] = data
+        fx.run("cp", "--sparse=always", "image", "copy")
+        ktap.same_bytes(fx.content("copy"), bytes(model), "after a FUA write")
+        fx.qemu_img("check", "copy", ok=(0, 3))
+
+
+@ktap.test
+def it_commits_by_itself():
+    fx.create("image", 4 * MIB)
+    with fx.opened([("qcow2", "image")], 4 * MIB) as (chain, dev):
+        dev.write(MIB, fx.pattern("data", 64 * KIB))
+        for _ in range(100):
+            if chain.status()[3] == "0":
+                break
+            fx.run("sleep", "0.1")
+        ktap.equal(chain.status()[3], "0", "dirty blocks after 10 s")
+        fx.run("cp", "--sparse=always", "image", "copy")
+        ktap.same_bytes(fx.content("copy")[MIB:MIB + 64 * KIB],
+                        fx.pattern("data", 64 * KIB), "the file")
+
+
+@ktap.test
+def a_new_cluster_never_shows_what_the_device_held():
+    """The room above the image is full of old data."""
+    fx.create("image", 4 * MIB)
+    end = os.path.getsize("image")
+    with open("image", "r+b") as f:
+        f.seek(end)
+        f.write(b"S" * (16 * MIB))
+    model = bytearray(4 * MIB)
+    with fx.opened([("qcow2", "image")], 4 * MIB) as (_, dev):
+        for n in range(8):
+            write_both(dev, model, n * 500 * KIB + 512, b"w" * 512)
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+    written_correctly([("qcow2", "image")], model)
+
+
+@ktap.test
+def zero_from_spares_the_zeroing():
+    fx.create("image", 4 * MIB)
+    end = os.path.getsize("image") // 512
+    model = bytearray(4 * MIB)
+    with fx.opened([("qcow2", "image")], 4 * MIB,
+                   ["zero_from", str(end)]) as (_, dev):
+        for n in range(8):
+            write_both(dev, model, n * 500 * KIB + 512, b"w" * 512)
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        # a freed cluster used again is not zero any more
+        dev.discard(0, 4 * MIB)
+        dev.flush()
+        model = bytearray(dev.read_all())
+        for n in range(8):
+            write_both(dev, model, n * 500 * KIB + 1536, b"x" * 512)
+        ktap.same_bytes(dev.read_all(), bytes(model), "used again")
+    written_correctly([("qcow2", "image")], model)
+
+
+@ktap.test
+def a_read_only_table_writes_nothing():
+    fx.create("image", 2 * MIB)
+    fx.qemu_io("image", "write -P 1 0 1M")
+    fx.pad("image")
+    before = fx.file_bytes("image")
+    with fx.opened([("qcow2", "image")], 2 * MIB,
+                   read_only=True) as (chain, dev):
+        ktap.equal(chain.status()[0], "ro", "mode")
+        try:
+            with open(dev.path, "r+b", buffering=0) as f:
+                f.write(b"x" * 512)
+            raise ktap.Failure("the write succeeded")
+        except OSError as e:
+            ktap.check(e.errno in (errno.EPERM, errno.EACCES, errno.EROFS),
+                       f"wrong error: {e}")
+    ktap.same_bytes(fx.file_bytes("image"), before, "the file")
+
+
+@ktap.test
+def shrinker_and_metadata_limit():
+    """A small limit and dropped caches cost time, not correctness."""
+    path = "/sys/module/dm_qcow2/parameters/metadata_limit_kib"
+    with open(path) as f:
+        old = f.read()
+    size = 16 * MIB
+    fx.create("image", size, cluster_size=512)
+    data = fx.pattern("limit", size)
+    try:
+        with open(path, "w") as f:
+            f.write("128")
+        with fx.opened([("qcow2", "image")], size,
+                       room=96 * MIB) as (chain, dev):
+            for at in range(0, size, MIB):
+                dev.write(at, data[at:at + MIB])
+                blk.drop_caches()
+            ktap.same_bytes(dev.read_all(), data, "device")
+            dev.flush()
+            blk.drop_caches()
+            used, limit = (int(v) for v in chain.status()[4].split("/"))
+            ktap.equal(limit, 128, "limit in status")
+            # what cannot be dropped (the L1 tables) comes on top
+            ktap.check(used <= 128 + 512, f"uses {used} KiB")
+    finally:
+        with open(path, "w") as f:
+            f.write(old)
+    written_correctly([("qcow2", "image")], data)
+
+
+@ktap.test
+def autoclear_bits_are_cleared_and_bitmaps_marked():
+    fx.create("image", 2 * MIB)
+    fx.qemu_img("bitmap", "--add", "image", "bits")
+    fx.pad("image")
+    with fx.opened([("qcow2", "image")], 2 * MIB) as (_, dev):
+        dev.write(0, b"x" * 4096)
+    fx.check("image")
+    info = fx.qemu_img("info", "image")
+    ktap.check("in-use" in info or "inconsistent" in info or
+               "bitmaps" not in info, f"the bitmap looks good: {info}")
+
+
+@ktap.test
+def status_and_table():
+    fx.create("base", 2 * MIB)
+    fx.create("top", 4 * MIB, backing="base", cluster_size=4096)
+    layers = [("qcow2", "top"), ("qcow2", "base")]
+    with fx.opened(layers, 4 * MIB, ["no_discard_passdown",
+                                     "error_if_no_space"]) as (chain, dev):
+        table = chain.dm.table()
+        words = table.split()
+        ktap.equal(len(words), 7 + 3, "words of the table line")
+        # the line can be loaded again and comes out the same
+        chain.dm.load(chain.length // 512, table)
+        chain.dm.resume()
+        ktap.equal(chain.dm.table(), table, "table line")
+        status = chain.dm.status().split()
+        ktap.equal(len(status), 10, f"words of the status line {status}")
+        ktap.equal(status[0], "rw", "mode")
+        ktap.equal(status[1], "8", "cluster size")
+        ktap.equal(status[8], "2", "layers")
+        ktap.equal(status[9], "-", "reason")
+        allocated = int(status[6])
+        dev.write(0, b"x" * 8192)
+        dev.flush()
+        status = chain.dm.status().split()
+        ktap.check(int(status[6]) > allocated, "allocated does not count")
+        ktap.check(int(status[5]) >= 1, "commits do not count")
+
+
+if __name__ == "__main__":
+    fx.main()
