@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A small reader of qcow2 images that lie in memory.
+ */
+#include <endian.h>
+#include <string.h>
+
+#include "image.h"
+
+static int inside(const struct image *image, uint64_t offset, uint64_t bytes)
+{
+	return offset <= image->length && bytes <= image->length - offset;
+}
+
+static uint64_t entry_at(const struct image *image, uint64_t table, uint64_t i)
+{
+	uint64_t entry;
+
+	memcpy(&entry, image->bytes + table + i * 8, sizeof(entry));
+	return be64toh(entry);
+}
+
+const char *image_open(struct image *image, const void *bytes, uint64_t length)
+{
+	struct qcow2_fault fault;
+
+	image->bytes = bytes;
+	image->length = length;
+	if (qcow2_header_decode(bytes, QCOW2_HEADER_V3_BYTES, &image->h,
+				&fault) ||
+	    qcow2_header_check_bounds(&image->h, length, &fault))
+		return fault.field;
+	if (image->h.incompatible)
+		return "an incompatible feature is set";
+	return NULL;
+}
+
+static const char *check_map(const struct image *image,
+			     const struct image_map *map)
+{
+	if (map->l1_size < qcow2_l1_entries(&image->h, image->h.size))
+		return "L1 table too short";
+	if (!inside(image, map->l1_offset, map->l1_size * 8ULL))
+		return "L1 table outside the image";
+	return NULL;
+}
+
+const char *image_active(const struct image *image, struct image_map *map)
+{
+	map->l1_offset = image->h.l1_table_offset;
+	map->l1_size = image->h.l1_size;
+	return check_map(image, map);
+}
+
+const char *image_snapshot(const struct image *image, const char *name,
+			   struct image_map *map)
+{
+	uint64_t where = image->h.snapshots_offset;
+	struct qcow2_snapshot snap;
+	struct qcow2_fault fault;
+	const uint8_t *entry;
+	uint32_t i;
+
+	for (i = 0; i < image->h.nb_snapshots; i++) {
+		if (!inside(image, where, 0))
+			return "snapshot table outside the image";
+		entry = image->bytes + where;
+		if (qcow2_snapshot_decode(entry, image->length - where, where,
+					  &image->h, &snap, &fault))
+			return "snapshot table is damaged";
+		if (snap.name_len == strlen(name) &&
+		    !memcmp(entry + snap.name_offset, name, snap.name_len)) {
+			map->l1_offset = snap.l1_table_offset;
+			map->l1_size = snap.l1_size;
+			return check_map(image, map);
+		}
+		where += snap.entry_len;
+	}
+	return "snapshot is missing";
+}
+
+const char *image_cluster(const struct image *image,
+			  const struct image_map *map, uint64_t cluster,
+			  enum qcow2_kind *kind, const uint8_t **data)
+{
+	uint64_t guest = cluster << image->h.cluster_bits;
+	uint64_t entry, offset;
+	const char *why;
+
+	*kind = QCOW2_UNALLOCATED;
+	*data = NULL;
+	entry = entry_at(image, map->l1_offset, qcow2_l1_index(&image->h, guest));
+	why = qcow2_l1_entry_check(&image->h, entry, image->length);
+	if (why)
+		return why;
+	offset = entry & QCOW2_OFFSET_MASK;
+	if (!offset)
+		return NULL;
+	if (!inside(image, offset, image->h.cluster_size))
+		return "L2 table outside the image";
+	entry = entry_at(image, offset, qcow2_l2_index(&image->h, guest));
+	why = qcow2_l2_entry_check(&image->h, entry, image->length);
+	if (why)
+		return why;
+	*kind = qcow2_l2_kind(entry);
+	if (*kind == QCOW2_COMPRESSED)
+		return "a compressed cluster";
+	if (*kind != QCOW2_NORMAL)
+		return NULL;
+	offset = entry & QCOW2_OFFSET_MASK;
+	if (!inside(image, offset, image->h.cluster_size))
+		return "data cluster outside the image";
+	*data = image->bytes + offset;
+	return NULL;
+}

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The images that crash, and how they are worked on.
+
+name      of the test
+create    options of qemu-img create
+size      of the guest's disk, MiB
+device    MiB; large enough for all that the internal snapshots keep
+filled    how much of the disk holds data at the start, percent
+backing   (options, size in MiB) of a layer below
+ops       operations for a thousand crash points of all images together
+flushes   of 1000 operations
+edits     c1 makes the internal snapshot s1, d1 deletes it; evenly over the run
+interval  commit_interval_ms of the module
+virgin    what the device held before: a pattern, or zeroes (and zero_from)
+"""
+
+IMAGES = [
+    # Many clusters to an L2 table, big copy-on-write.
+    dict(name="64k", create="cluster_size=64k", size=16, device=72,
+         filled=30, edits="c1,c2,d1"),
+    # The refcount table fills a cluster every 8 MiB.
+    dict(name="512", create="cluster_size=512", size=4, device=24,
+         filled=10, edits="c1,c2,d1,c3", ops=600),
+    # A refcount block every 32 KiB, the table moves every 2 MiB.
+    dict(name="512-refcount64", create="cluster_size=512,refcount_bits=64",
+         size=3, device=20, edits="c1,c2,d2", ops=600, interval=50),
+    # No refcount above 1: no internal snapshots.
+    dict(name="4k-refcount1", create="cluster_size=4k,refcount_bits=1",
+         size=8, device=24, filled=40, interval=100),
+    dict(name="4k-v2", create="cluster_size=4k,compat=0.10", size=8,
+         device=32, filled=20, edits="c1,c2,d1"),
+    # Longer than the layer below, which has smaller clusters.
+    dict(name="backing", create="cluster_size=32k", size=12, device=48,
+         filled=10, backing=("cluster_size=4k", 5), edits="c1,d1"),
+    # No zero clusters to hide the layer below, which has larger clusters.
+    dict(name="v2-backing", create="cluster_size=4k,compat=0.10", size=8,
+         device=32, filled=10, backing=("cluster_size=64k", 5), edits="c1"),
+    # Nothing was ever there: the target may rely on it.
+    dict(name="zero-from", create="cluster_size=64k", size=16, device=56,
+         filled=10, virgin="zero", interval=100, edits="c1"),
+]
+
+DEFAULTS = dict(filled=0, backing=None, ops=450, flushes=90, edits="",
+                interval=1000, virgin="pattern", skip_flush=0)
+
+# Where each flush of the commit is needed most, and what misses it.
+FAULTS = [
+    (0, "64k", "no flush left out"),
+    (1, "64k", "the flush of phase 1a left out"),
+    (2, "512-refcount64", "the flush of phase 1b left out"),
+    (4, "64k", "the flush of phase 2 left out"),
+]
+
+
+def image(name):
+    return next(dict(DEFAULTS, **o) for o in IMAGES if o["name"] == name)
+
+
+def images():
+    return [dict(DEFAULTS, **o) for o in IMAGES]
