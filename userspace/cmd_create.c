@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * create IMAGE [SIZE] [-b BACKING -F FORMAT]: a new image.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "device.h"
+#include "newimage.h"
+#include "overlay.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+
+/* A number, perhaps with a fraction, and a suffix of qemu-img */
+static int check_size(const char *size)
+{
+	const char *end = size + strspn(size, "0123456789");
+
+	if (*end == '.' && isdigit(end[1])) {
+		end++;
+		end += strspn(end, "0123456789");
+	}
+	if (*end && strchr("bkKMGTPE", *end))
+		end++;
+	if (isdigit(*size) && !*end)
+		return 0;
+	return report_fail(EINVAL,
+			   "'%s' is not a size (a number with k, M, G, T, P or E).",
+			   size);
+}
+
+static int check_arguments(const struct arguments *args)
+{
+	if (args->words[1] && check_size(args->words[1]) < 0)
+		return -EINVAL;
+	if (!args->backing != !args->backing_format)
+		return report_fail(EINVAL,
+				   "-b BACKING and -F FORMAT go together: a format is never guessed.");
+	if (!args->words[1] && !args->backing)
+		return report_fail(EINVAL, "The image needs a SIZE.");
+	if (args->options && (strstr(args->options, "backing_file") ||
+			      strstr(args->options, "backing_fmt")))
+		return report_fail(EINVAL,
+				   "Give the backing image with -b and -F, not with -o.");
+	return 0;
+}
+
+/* A path as qemu-img has it: from the directory that the new image is in */
+static int find_backing(const struct arguments *args, const char *image,
+			char **path)
+{
+	const char *word = args->backing, *slash = strrchr(image, '/');
+
+	if (word[0] == '/')
+		*path = text_copy(word);
+	else
+		*path = text("%.*s%s", (int)(slash - image) + 1, image, word);
+	if (access(*path, F_OK) == 0)
+		return 0;
+	if (!is_path(word) && strlen(word) < DM_NAME_MAX &&
+	    dm_query(word).exists)
+		return report_fail(EBUSY,
+				   "%s is an open device, not an image: to put an overlay on its image, use 'qcow2setup snapshot %s OVERLAY'.",
+				   word, word);
+	return report_errno(errno, "Backing file %s", *path);
+}
+
+/* What is written into the image: the word as given, but never a protocol */
+static char *link_text(const char *word)
+{
+	return text("%s%s", word[strcspn(word, ":/")] == ':' ? "./" : "", word);
+}
+
+static int make_plain(struct json_object *entry, const char *path,
+		      const struct arguments *args)
+{
+	struct new_image image = {
+		.path = path,
+		.size = args->words[1],
+		.options = args->options,
+	};
+
+	return new_image_make(entry, &image);
+}
+
+static int make_overlay(struct json_object *entry, const char *path,
+			struct arguments *args)
+{
+	struct overlay overlay;
+	char *backing = NULL;
+	int r;
+
+	r = find_backing(args, path, &backing);
+	if (!r)
+		r = overlay_backing_open(&overlay, backing,
+					 args->backing_format, &args->formats);
+	if (!r) {
+		overlay.path = path;
+		overlay.link = link_text(args->backing);
+		overlay.size = args->words[1];
+		overlay.options = args->options;
+		r = overlay_make(entry, &overlay);
+		overlay_backing_close(&overlay);
+	}
+	free(backing);
+	return r;
+}
+
+static void print_result(const char *path)
+{
+	struct json_object *object;
+	struct image image;
+
+	if (image_open(path, FORMAT_QCOW2, &image) == 0) {
+		object = json_object_new_object();
+		json_set_string(object, "image", path);
+		json_set_string(object, "format", "qcow2");
+		json_set_number(object, "virtual-size", image.size);
+		json_set_string(object, "backing-file", image.backing);
+		report_json(object);
+	}
+	image_close(&image);
+}
+
+static int create(struct arguments *args, const char *path)
+{
+	struct json_object *entry = journal_entry("create", "", "");
+	int r;
+
+	if (args->backing)
+		r = make_overlay(entry, path, args);
+	else
+		r = make_plain(entry, path, args);
+	if (!r)
+		journal_clear();
+	json_object_put(entry);
+	recover();
+	return r;
+}
+
+int cmd_create(struct arguments *args)
+{
+	char *path = NULL;
+	int r;
+
+	r = check_arguments(args);
+	if (!r)
+		r = begin_change(false);
+	if (!r)
+		r = new_image_path(args->words[0], &path);
+	if (!r)
+		r = create(args, path);
+	if (!r && args->json)
+		print_result(path);
+	state_unlock();
+	free(path);
+	return r;
+}

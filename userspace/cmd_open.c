@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * open IMAGE NAME: the chain under an image becomes a block device.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "attach.h"
+#include "commands.h"
+#include "device.h"
+#include "dm.h"
+#include "partition.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+
+/**
+ * struct opening - an open under way
+ * @args: command line
+ * @name: of the device
+ * @uuid: of the device
+ * @chain: the images
+ * @attached: one for each
+ */
+struct opening {
+	struct arguments *args;
+	const char *name;
+	char uuid[DM_UUID_MAX];
+	struct chain chain;
+	struct attachment *attached;
+};
+
+static int make_uuid(char uuid[DM_UUID_MAX])
+{
+	unsigned char bytes[16];
+	unsigned int i;
+	char *end;
+
+	if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+		return report_errno(errno, "Cannot get random numbers");
+	end = uuid + snprintf(uuid, DM_UUID_MAX, "%s", DM_UUID_DISK);
+	for (i = 0; i < sizeof(bytes); i++)
+		end += sprintf(end, "%02x", bytes[i]);
+	return 0;
+}
+
+/* Before anything is touched: can this chain be opened at all? */
+static int check_chain(const struct opening *opening)
+{
+	bool writable = !opening->args->read_only;
+	const struct image *image;
+	struct image_user user;
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < opening->chain.count; i++) {
+		image = &opening->chain.layers[i];
+		r = image_check_usable(image, !i && writable);
+		if (r < 0)
+			return r;
+		/* Whoever reads is in the way of who writes, and no other. */
+		if (device_uses(&image->id, i || !writable, &user))
+			return device_refuse(image->path, &user);
+	}
+	return 0;
+}
+
+static int check_formats(const struct formats *formats)
+{
+	unsigned int i;
+
+	for (i = 0; i < formats->count; i++) {
+		if (!formats->given[i].used)
+			return report_fail(EINVAL,
+					   "--backing-format: %s is not in the chain.",
+					   formats->given[i].path);
+	}
+	return 0;
+}
+
+/* Locks first; what was read before may have changed since. */
+static int lock_layers(struct opening *opening)
+{
+	bool writable = !opening->args->read_only;
+	unsigned int i;
+	int r = 0;
+
+	for (i = opening->chain.count; i-- && !r;) {
+		if (!i && writable)
+			r = attach_write_lock(&opening->chain.layers[i], false,
+					      &opening->attached[i]);
+		else
+			r = attach_read(&opening->chain.layers[i], false,
+					&opening->attached[i]);
+	}
+	return r;
+}
+
+static int read_again(struct opening *opening)
+{
+	struct chain again;
+	int r;
+
+	r = chain_open(opening->args->words[0], &opening->args->formats,
+		       &again);
+	if (!r && !chain_same(&opening->chain, &again))
+		r = report_fail(EBUSY, "%s changed while it was being opened.",
+				opening->args->words[0]);
+	if (r < 0) {
+		chain_close(&again);
+		return r;
+	}
+	chain_close(&opening->chain);
+	opening->chain = again;
+	return check_chain(opening);
+}
+
+static bool is_grown(const struct opening *opening)
+{
+	return !opening->args->read_only && !opening->chain.layers[0].is_device;
+}
+
+static int write_journal(const struct opening *opening)
+{
+	struct json_object *entry, *state;
+	int r;
+
+	state = state_json(opening->name, opening->uuid,
+			   layers_json(&opening->chain),
+			   is_grown(opening) ? opening->attached[0].length :
+			   NO_LENGTH);
+	entry = journal_entry("open", opening->name, opening->uuid);
+	json_object_object_add(entry, "state", state);
+	r = journal_write(entry);
+	json_object_put(entry);
+	return r;
+}
+
+/*
+ * What lies behind the length at open reads as zeroes. Of a raw image the
+ * target needs not be told; on a block device anything may lie there.
+ */
+static uint64_t zero_from(const struct opening *opening)
+{
+	if (!is_grown(opening) ||
+	    opening->chain.layers[0].format != FORMAT_QCOW2)
+		return ZERO_FROM_NONE;
+	return device_sectors_of(opening->attached[0].length);
+}
+
+static char *table_params(const struct opening *opening)
+{
+	unsigned int i, count = opening->chain.count;
+	struct device_layer *layers = NULL;
+	char *params;
+
+	for (i = 0; i < count; i++) {
+		layers = grow_array(layers, i, sizeof(*layers));
+		layers[i].format = opening->chain.layers[i].format;
+		layers[i].device = opening->attached[i].device;
+	}
+	params = device_params(layers, count, zero_from(opening), NULL, 0);
+	free(layers);
+	return params;
+}
+
+static int create_device(const struct opening *opening)
+{
+	struct dm_segment segment = {
+		.length = device_sectors_of(opening->chain.layers[0].size),
+		.target = "qcow2",
+	};
+	int r;
+
+	segment.params = table_params(opening);
+	r = dm_create(opening->name, opening->uuid, opening->args->read_only,
+		      &segment, 1);
+	free(segment.params);
+	return r;
+}
+
+/* From the journal on, recover() undoes what goes wrong. */
+static int attach_and_create(struct opening *opening)
+{
+	int r;
+
+	r = lock_layers(opening);
+	if (!r)
+		r = read_again(opening);
+	if (!r)
+		r = write_journal(opening);
+	if (!r && !opening->args->read_only)
+		r = attach_write(&opening->chain.layers[0],
+				 !opening->args->no_grow, &opening->attached[0]);
+	return r < 0 ? r : create_device(opening);
+}
+
+static int open_chain(struct opening *opening)
+{
+	unsigned int i, count = opening->chain.count;
+	int r;
+
+	for (i = 0; i < count; i++) {
+		opening->attached = grow_array(opening->attached, i,
+					       sizeof(*opening->attached));
+		opening->attached[i] = attach_empty();
+	}
+	r = attach_and_create(opening);
+	for (i = 0; i < count; i++)
+		attach_release(&opening->attached[i], !r);
+	free(opening->attached);
+	/* The journal becomes the state of the device, or is undone. */
+	recover();
+	wait_tails_gone();
+	return r;
+}
+
+static int check_name(const char *name)
+{
+	int r = device_name_check(name);
+
+	if (!r && dm_query(name).exists)
+		r = report_fail(EEXIST, "Device %s already exists.", name);
+	return r;
+}
+
+static void print_result(const struct opening *opening)
+{
+	struct dm_state state = dm_query(opening->name);
+	struct json_object *object = json_object_new_object();
+	char *path = text("/dev/mapper/%s", opening->name);
+
+	json_set_string(object, "name", opening->name);
+	json_set_string(object, "device", path);
+	json_set_bool(object, "read-only", state.read_only);
+	json_object_object_add(object, "partitions", partitions_of(&state));
+	report_json(object);
+	free(path);
+}
+
+static int finish(const struct opening *opening)
+{
+	struct arguments args = { .words = { opening->name } };
+	int r = 0;
+
+	if (opening->args->partitions)
+		r = partitions_map(opening->name);
+	if (r < 0) {
+		state_unlock();
+		cmd_close(&args);
+	} else if (opening->args->json) {
+		print_result(opening);
+	}
+	return r;
+}
+
+int cmd_open(struct arguments *args)
+{
+	struct opening opening = { .args = args, .name = args->words[1] };
+	int r;
+
+	r = device_name_check(opening.name);
+	if (!r && !is_path(args->words[0]) && access(args->words[0], F_OK) < 0)
+		r = report_fail(ENOENT, "%s does not exist.", args->words[0]);
+	if (!r)
+		r = begin_change(true);
+	if (!r)
+		r = check_name(opening.name);
+	if (!r)
+		r = make_uuid(opening.uuid);
+	if (!r)
+		r = chain_open(args->words[0], &args->formats, &opening.chain);
+	if (!r)
+		r = check_formats(&args->formats);
+	if (!r)
+		r = check_chain(&opening);
+	if (!r)
+		r = open_chain(&opening);
+	chain_close(&opening.chain);
+	if (!r)
+		r = finish(&opening);
+	state_unlock();
+	return r;
+}

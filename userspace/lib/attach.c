@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Attaching images.
+ */
+#include "attach.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "device.h"
+#include "dm.h"
+#include "report.h"
+#include "state.h"
+
+/* How long the kernel may take to clear what has no user any more */
+#define GONE_TRIES	100
+#define GONE_MSEC	20
+
+struct attachment attach_empty(void)
+{
+	struct attachment attachment = {
+		.file = -1,
+		.hold = -1,
+		.loop = { .fd = -1 },
+	};
+
+	return attachment;
+}
+
+static int open_image(const struct image *image, int flags)
+{
+	struct image_id id;
+	struct stat st;
+	int fd;
+
+	fd = open(image->path, flags | O_DIRECT | O_CLOEXEC);
+	/* Old kernels know no O_DIRECT in memory; see loop_attach() */
+	if (fd < 0 && errno == EINVAL)
+		fd = open(image->path, flags | O_CLOEXEC);
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s", image->path);
+	if (fstat(fd, &st) == 0) {
+		id = image_id_of(&st);
+		if (image_id_equal(&id, &image->id))
+			return fd;
+	}
+	close(fd);
+	return report_fail(EBUSY, "%s was replaced while it was being opened.",
+			   image->path);
+}
+
+static int refuse_locked(const struct image *image, int error, enum role role)
+{
+	struct image_user user;
+
+	if (error != EBUSY)
+		return report_errno(error, "Cannot lock %s", image->path);
+	if (device_uses(&image->id, role == ROLE_READ, &user))
+		return device_refuse(image->path, &user);
+	return report_fail(EBUSY,
+			   "%s is locked: another program (QEMU, qemu-img, qemu-nbd) has it open%s.",
+			   image->path,
+			   role == ROLE_READ ? " for writing" : "");
+}
+
+static int lock_image(const struct image *image, int fd, enum role role,
+		      bool change)
+{
+	struct lock_mates mates = loop_mates(&image->id);
+	int r;
+
+	/* Readers share anyway. A writer's own device is the only exception. */
+	if (!change)
+		memset(&mates, 0, sizeof(mates));
+	r = lock_acquire(fd, role, &mates);
+	return r < 0 ? refuse_locked(image, -r, role) : 0;
+}
+
+/* Block devices: the device itself, and a loop device that holds the locks */
+static int attach_device(const struct image *image, int fd, enum role role,
+			 struct attachment *attachment)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return report_errno(errno, "Cannot stat %s", image->path);
+	attachment->device = st.st_rdev;
+	r = loop_attach(fd, image->path, loop_kind_of(true, role), 0,
+			&attachment->loop);
+	attachment->holder = !r;
+	return r;
+}
+
+static int attach_read_device(const struct image *image, bool change,
+			      struct attachment *attachment)
+{
+	struct stat st;
+	int fd, r;
+
+	if (loop_find(&image->id, LOOP_HOLD_READ, &attachment->loop)) {
+		if (fstat(image->fd, &st) < 0)
+			return report_errno(errno, "Cannot stat %s", image->path);
+		attachment->device = st.st_rdev;
+		return 0;
+	}
+	fd = open_image(image, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	r = lock_image(image, fd, ROLE_READ, change);
+	if (!r)
+		r = attach_device(image, fd, ROLE_READ, attachment);
+	close(fd);
+	return r;
+}
+
+/* The last block of a file, filled up with zeroes, in memory */
+static int tail_memory(const struct image *image, uint64_t start,
+		       unsigned int block)
+{
+	char buf[65536] = { 0 };
+	int fd;
+
+	if (block > sizeof(buf) ||
+	    pread(image->fd, buf, image->length - start, start) !=
+	    (ssize_t)(image->length - start))
+		return report_errno(EIO, "Cannot read the end of %s",
+				    image->path);
+	fd = memfd_create("qcow2setup-tail", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return report_errno(errno, "Cannot create a file in memory");
+	if (pwrite(fd, buf, block, 0) != (ssize_t)block ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
+		  F_SEAL_SEAL) < 0) {
+		close(fd);
+		return report_errno(EIO, "Cannot write a file in memory");
+	}
+	return fd;
+}
+
+static int tail_loop(const struct image *image, uint64_t start,
+		     unsigned int block, struct loop *loop)
+{
+	char *path;
+	int fd, readonly, r;
+
+	fd = tail_memory(image, start, block);
+	if (fd < 0)
+		return fd;
+	path = text("/proc/self/fd/%d", fd);
+	readonly = open(path, O_RDONLY | O_CLOEXEC);
+	r = readonly < 0 ? report_errno(errno, "Cannot open %s", path) :
+		loop_attach(readonly, "the end of a file", LOOP_TAIL, block, loop);
+	if (readonly >= 0)
+		close(readonly);
+	close(fd);
+	free(path);
+	return r;
+}
+
+static void tail_names(const struct image *image, char name[DM_NAME_MAX],
+		       char uuid[DM_UUID_MAX])
+{
+	unsigned long long dev = image->id.dev, ino = image->id.ino;
+
+	snprintf(name, DM_NAME_MAX, "qcow2-tail-%llx-%llx", dev, ino);
+	snprintf(uuid, DM_UUID_MAX, DM_UUID_TAIL "%llx-%llx-%llx", dev, ino,
+		 (unsigned long long)image->length);
+}
+
+/*
+ * Without udev libdevmapper makes a node, which the kernel would not remove
+ * with the device. devtmpfs has /dev/dm-N in any case.
+ */
+static void tail_drop_node(const char *name)
+{
+	char *path = text("/dev/mapper/%s", name);
+	struct stat st;
+
+	if (lstat(path, &st) == 0 && S_ISBLK(st.st_mode))
+		unlink(path);
+	free(path);
+}
+
+/* Opens the device, so that it stays; from then on it goes with its last user. */
+static int tail_hold(const char *name, const char *uuid,
+		     struct attachment *attachment)
+{
+	struct dm_state state = dm_query(name);
+	char *path;
+
+	if (!state.exists || !state.live || strcmp(state.uuid, uuid))
+		return -ENODEV;
+	path = text("/dev/dm-%u", minor(state.device));
+	attachment->hold = open(path, O_RDONLY | O_CLOEXEC);
+	free(path);
+	if (attachment->hold < 0)
+		return -errno;
+	attachment->device = state.device;
+	if (!state.deferred)
+		dm_remove(name, true);
+	tail_drop_node(name);
+	return 0;
+}
+
+static int tail_create(const char *name, const char *uuid,
+		       const struct loop *file, const struct loop *tail,
+		       uint64_t sectors, unsigned int block)
+{
+	struct dm_segment segments[2] = {
+		{ 0, sectors, "linear", NULL },
+		{ sectors, block / 512, "linear", NULL },
+	};
+	struct dm_segment *used = segments;
+	unsigned int count = 2;
+	int r;
+
+	segments[0].params = text("7:%d 0", file->index);
+	segments[1].params = text("7:%d 0", tail->index);
+	if (!sectors) {
+		used++;
+		count--;
+	}
+	r = dm_create(name, uuid, true, used, count);
+	free(segments[0].params);
+	free(segments[1].params);
+	return r;
+}
+
+static int attach_tail(const struct image *image, unsigned int block,
+		       struct attachment *attachment)
+{
+	uint64_t start = image->length / block * block;
+	char name[DM_NAME_MAX], uuid[DM_UUID_MAX];
+	struct loop tail;
+	int r;
+
+	tail_names(image, name, uuid);
+	if (tail_hold(name, uuid, attachment) == 0)
+		return 0;
+	r = tail_loop(image, start, block, &tail);
+	if (r < 0)
+		return r;
+	r = tail_create(name, uuid, &attachment->loop, &tail, start / 512,
+			block);
+	loop_close(&tail);
+	if (r < 0)
+		return r;
+	r = tail_hold(name, uuid, attachment);
+	return r < 0 ? report_errno(-r, "Cannot open device %s", name) : 0;
+}
+
+static int attach_read_file(const struct image *image, bool change,
+			    struct attachment *attachment)
+{
+	unsigned int block;
+	int fd, r;
+
+	if (!loop_find(&image->id, LOOP_READ, &attachment->loop)) {
+		fd = open_image(image, O_RDONLY);
+		if (fd < 0)
+			return fd;
+		r = lock_image(image, fd, ROLE_READ, change);
+		if (!r)
+			r = loop_attach(fd, image->path, LOOP_READ, 0,
+					&attachment->loop);
+		close(fd);
+		if (r < 0)
+			return r;
+	}
+	attachment->device = loop_device(&attachment->loop);
+	block = block_size_of(attachment->loop.fd);
+	if (image->length % block)
+		return attach_tail(image, block, attachment);
+	return 0;
+}
+
+int attach_read(const struct image *image, bool change,
+		struct attachment *attachment)
+{
+	*attachment = attach_empty();
+	attachment->length = image->length;
+	return image->is_device ?
+		attach_read_device(image, change, attachment) :
+		attach_read_file(image, change, attachment);
+}
+
+/* A device that is mounted or part of something else is not ours to write. */
+static int check_exclusive(const struct image *image)
+{
+	int fd = open(image->path, O_RDWR | O_EXCL | O_CLOEXEC);
+
+	if (fd < 0 && errno == EBUSY)
+		return report_fail(EBUSY, "%s is in use.", image->path);
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s for writing",
+				    image->path);
+	close(fd);
+	return 0;
+}
+
+int attach_write_lock(const struct image *image, bool change,
+		      struct attachment *attachment)
+{
+	struct stat st;
+	int r = 0;
+
+	*attachment = attach_empty();
+	if (image->is_device && !change)
+		r = check_exclusive(image);
+	if (r < 0)
+		return r;
+	attachment->file = open_image(image, O_RDWR);
+	if (attachment->file < 0)
+		return attachment->file;
+	r = lock_image(image, attachment->file, ROLE_WRITE, change);
+	if (r < 0)
+		return r;
+	if (fstat(attachment->file, &st) < 0)
+		return report_errno(errno, "Cannot stat %s", image->path);
+	attachment->length = image->is_device ? image->length :
+		(uint64_t)st.st_size;
+	return 0;
+}
+
+/* As long as the file system allows, between @length and @wanted */
+static uint64_t extend_far(int fd, uint64_t length, uint64_t wanted)
+{
+	uint64_t good = length, bad = wanted, middle;
+
+	if (ftruncate(fd, wanted) == 0)
+		return wanted;
+	while (bad - good > 1 << 20) {
+		middle = good + round_up((bad - good) / 2, 1 << 20);
+		if (middle >= bad)
+			break;
+		if (ftruncate(fd, middle) == 0)
+			good = middle;
+		else
+			bad = middle;
+	}
+	return good;
+}
+
+static uint64_t blocks_of(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) < 0 ? 0 : st.st_blocks;
+}
+
+/* Makes the file longer without giving it disk space. */
+static void grow_file(const struct image *image, int fd, uint64_t length)
+{
+	uint64_t before = blocks_of(fd), wanted = image_need(image), got;
+
+	if (wanted <= length)
+		return;
+	got = extend_far(fd, length, wanted);
+	/* A page of metadata may come with it; megabytes of zeroes may not. */
+	if (blocks_of(fd) > before + 2048) {
+		report_warn("No sparse files where %s is: it is not extended, and is full at its present length.",
+			    image->path);
+		if (ftruncate(fd, length) < 0)
+			report_warn("Cannot truncate %s.", image->path);
+		return;
+	}
+	if (got < wanted)
+		report_warn("The file system ends %s at %llu bytes; a write that needs more will find no space.",
+			    image->path, (unsigned long long)got);
+}
+
+/* A loop device rounds down to a block, so the file must be rounded up. */
+static int pad_file(const struct image *image, int fd, unsigned int block)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return report_errno(errno, "Cannot stat %s", image->path);
+	if (st.st_size % block == 0)
+		return 0;
+	if (ftruncate(fd, round_up(st.st_size, block)) < 0)
+		return report_errno(errno, "Cannot extend %s", image->path);
+	return 0;
+}
+
+int attach_write(const struct image *image, bool grow,
+		 struct attachment *attachment)
+{
+	struct loop *loop = &attachment->loop;
+	int fd = attachment->file, r;
+	unsigned int block;
+
+	if (image->is_device)
+		return attach_device(image, fd, ROLE_WRITE, attachment);
+	r = pad_file(image, fd, 512);
+	if (r < 0)
+		return r;
+	if (grow && image->format == FORMAT_QCOW2)
+		grow_file(image, fd, round_up(attachment->length, 512));
+	r = loop_attach(fd, image->path, LOOP_WRITE, 0, loop);
+	if (r < 0)
+		return r;
+	attachment->device = loop_device(loop);
+	block = block_size_of(loop->fd);
+	if (block > 512) {
+		r = pad_file(image, fd, block);
+		loop_refit(loop);
+	}
+	if (!r && fsync(fd) < 0)
+		r = report_errno(errno, "Cannot write %s", image->path);
+	return r;
+}
+
+void attach_release(struct attachment *attachment, bool used)
+{
+	if (attachment->holder && !used)
+		loop_clear(&attachment->loop);
+	if (attachment->hold >= 0)
+		close(attachment->hold);
+	loop_close(&attachment->loop);
+	if (attachment->file >= 0)
+		close(attachment->file);
+	*attachment = attach_empty();
+}
+
+/* A loop device that holds locks is needed while a table names its device. */
+static bool prune_holder(const struct loop *loop, void *data)
+{
+	struct image_user user;
+	bool used;
+
+	(void)data;
+	if (loop->kind != LOOP_HOLD_READ && loop->kind != LOOP_HOLD_WRITE)
+		return false;
+	used = device_uses(&loop->id, loop->kind == LOOP_HOLD_WRITE, &user);
+	if (used && loop->kind == LOOP_HOLD_READ)
+		used = !user.writes;
+	if (!used)
+		loop_clear(loop);
+	return false;
+}
+
+static bool prune_tail(const char *name, void *data)
+{
+	struct dm_state state = dm_query(name);
+
+	(void)data;
+	if (state.exists && dm_uuid_is(&state, DM_UUID_TAIL) &&
+	    !state.open_count && dm_remove(name, false) == 0)
+		tail_drop_node(name);
+	return false;
+}
+
+static bool loop_is_ours(int index)
+{
+	struct loop loop;
+	bool ours;
+
+	if (!loop_open(index, &loop))
+		return false;
+	ours = loop.kind != LOOP_FOREIGN;
+	loop_close(&loop);
+	return ours;
+}
+
+void attach_prune(void)
+{
+	loop_each(prune_holder, NULL);
+	dm_each(prune_tail, NULL);
+	loop_marks_prune(loop_is_ours);
+}
+
+bool attach_wait_gone(const struct image_id *id, enum loop_kind kind)
+{
+	struct loop loop;
+	int tries;
+
+	for (tries = 0; tries < GONE_TRIES; tries++) {
+		if (!loop_find(id, kind, &loop))
+			return true;
+		loop_close(&loop);
+		usleep(GONE_MSEC * 1000);
+	}
+	return false;
+}

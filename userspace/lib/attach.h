@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Attaching images: from an image and a role to the block device that a table
+ * line names, with QEMU's locks held by a loop device.
+ *
+ *   file, ROLE_READ    a loop device; where the file's length is no multiple
+ *                      of the block size, a dm device that joins it with the
+ *                      file's last block (out of a memfd). Shared by all who
+ *                      read the file.
+ *   file, ROLE_WRITE   a loop device of its own; the file is made longer
+ *   block device       itself, and a loop device that only holds the locks
+ *
+ * Until a table uses it, an attachment lives by a descriptor of this process:
+ * if the process dies, the kernel clears it. Only the loop devices that hold
+ * locks of block devices stay, and are cleared by the next command (recover.h)
+ * or attach_prune().
+ *
+ * Call all of these with the state lock held.
+ */
+#ifndef ATTACH_H
+#define ATTACH_H
+
+#include "image.h"
+#include "lock.h"
+#include "loop.h"
+
+/**
+ * struct attachment - an image and the block device that shows it
+ * @device: for the table line
+ * @file: descriptor that holds the locks, until the loop device has it; or -1
+ * @hold: descriptor that keeps @device alive; or -1
+ * @holder: a new loop device holds the locks of a block device
+ * @loop: that one
+ * @length: of the file before it was made longer
+ */
+struct attachment {
+	dev_t device;
+	int file;
+	int hold;
+	bool holder;
+	struct loop loop;
+	uint64_t length;
+};
+
+/**
+ * attach_read() - attach an image that is read only
+ * @image: the image
+ * @change: the device that wrote the image turns to reading it: its loop
+ *	device is no conflict
+ * @attachment: result; end it with attach_release(), after errors as well
+ *
+ * Return: 0 or an error, reported.
+ */
+int attach_read(const struct image *image, bool change,
+		struct attachment *attachment);
+
+/**
+ * attach_write_lock() - first step for an image to be written: its locks
+ * @image: the image
+ * @change: a device that read the image turns back to writing it
+ * @attachment: result; end it with attach_release(), after errors as well
+ *
+ * After this the image cannot change. @attachment->length is filled; nothing
+ * is changed yet.
+ *
+ * Return: 0 or an error, reported.
+ */
+int attach_write_lock(const struct image *image, bool change,
+		      struct attachment *attachment);
+
+/**
+ * attach_write() - second step: make the file longer, and a loop device
+ * @image: the image, its header read after attach_write_lock()
+ * @grow: as long as it can get; else only to a whole block
+ * @attachment: of attach_write_lock()
+ *
+ * The file's length is durable when this returns.
+ *
+ * Return: 0 or an error, reported.
+ */
+int attach_write(const struct image *image, bool grow,
+		 struct attachment *attachment);
+
+/** attach_empty() - an attachment of nothing, for attach_release() */
+struct attachment attach_empty(void);
+
+/**
+ * attach_release() - let go of it
+ * @attachment: the attachment
+ * @used: a table uses it; else it goes
+ */
+void attach_release(struct attachment *attachment, bool used);
+
+/**
+ * attach_prune() - clear what nothing uses: loop devices that hold locks for
+ * no table, tail devices, marks for udev
+ */
+void attach_prune(void);
+
+/** attach_wait_gone() - wait a little until no loop of a kind is over an image */
+bool attach_wait_gone(const struct image_id *id, enum loop_kind kind);
+
+#endif /* ATTACH_H */

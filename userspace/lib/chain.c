@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A chain of images.
+ */
+#include "chain.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "report.h"
+
+int formats_add(struct formats *formats, const char *argument)
+{
+	const char *equal = strrchr(argument, '=');
+	struct format_given *given;
+	enum image_format format;
+
+	if (!equal || equal == argument)
+		return report_fail(EINVAL,
+				   "--backing-format needs IMAGE=FORMAT, not '%s'.",
+				   argument);
+	format = format_of_name(equal + 1);
+	if (format == FORMAT_UNKNOWN)
+		return report_fail(EINVAL,
+				   "Format '%s' is not supported (qcow2 and raw are).",
+				   equal + 1);
+	formats->given = grow_array(formats->given, formats->count,
+				    sizeof(*formats->given));
+	given = &formats->given[formats->count++];
+	given->path = text("%.*s", (int)(equal - argument), argument);
+	given->format = format;
+	given->used = false;
+	return 0;
+}
+
+void formats_free(struct formats *formats)
+{
+	while (formats->count)
+		free(formats->given[--formats->count].path);
+	free(formats->given);
+	formats->given = NULL;
+}
+
+static enum image_format format_given(struct formats *formats, const char *path)
+{
+	enum image_format format = FORMAT_UNKNOWN;
+	struct image_id wanted, id;
+	unsigned int i;
+
+	if (!formats || !image_id_of_path(path, &wanted))
+		return FORMAT_UNKNOWN;
+	for (i = 0; i < formats->count; i++) {
+		if (!image_id_of_path(formats->given[i].path, &id) ||
+		    !image_id_equal(&id, &wanted))
+			continue;
+		format = formats->given[i].format;
+		formats->given[i].used = true;
+	}
+	return format;
+}
+
+/* As QEMU has it: a colon before the first slash ends the name of a protocol. */
+static bool has_protocol(const char *name)
+{
+	return name[strcspn(name, ":/")] == ':';
+}
+
+static char *beside(const char *image, const char *name)
+{
+	const char *slash = strrchr(image, '/');
+
+	if (name[0] == '/')
+		return text_copy(name);
+	return text("%.*s%s", (int)(slash - image) + 1, image, name);
+}
+
+/**
+ * struct link - a backing link, taken apart
+ * @name: file name as it stands there; free() it
+ * @format: format that a json: name gives, or NULL; free() it
+ */
+struct link {
+	char *name;
+	char *format;
+};
+
+static int json_refuse(const struct image *image, const char *what)
+{
+	return report_fail(EOPNOTSUPP,
+			   "%s: json: backing name with %s is not supported (plain file and host_device are): %s.",
+			   image->path, what, image->backing);
+}
+
+/* Options that change how QEMU opens a file, not what is in it */
+static bool is_harmless(const char *key)
+{
+	static const char * const keys[] = {
+		"node-name", "read-only", "auto-read-only", "aio", "locking",
+		"discard", "detect-zeroes", "force-share", "cache",
+		"cache.direct", "cache.no-flush",
+	};
+	unsigned int i;
+
+	if (!strncmp(key, "file.", 5))
+		key += 5;
+	for (i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		if (!strcmp(key, keys[i]))
+			return true;
+	}
+	return false;
+}
+
+static bool is_file_driver(const char *driver)
+{
+	return !strcmp(driver, "file") || !strcmp(driver, "host_device");
+}
+
+static int json_protocol(const struct image *image, const char *driver,
+			 const char *name, struct link *link)
+{
+	char *what;
+	int r;
+
+	if (driver && !is_file_driver(driver)) {
+		what = text("driver '%s'", driver);
+		r = json_refuse(image, what);
+		free(what);
+		return r;
+	}
+	if (!name)
+		return json_refuse(image, "no file name");
+	link->name = text_copy(name);
+	return 0;
+}
+
+/* What must not stand at this level of a json: name */
+static int json_check_keys(const struct image *image, struct json_object *object,
+			   bool format_level)
+{
+	json_object_object_foreach(object, key, value) {
+		bool known = !strcmp(key, "driver") || is_harmless(key);
+		char *what;
+		int r;
+
+		(void)value;
+		if (format_level)
+			known |= !strcmp(key, "file") ||
+				!strcmp(key, "file.driver") ||
+				!strcmp(key, "file.filename");
+		else
+			known |= !strcmp(key, "filename");
+		if (known)
+			continue;
+		what = text("'%s'", key);
+		r = json_refuse(image, what);
+		free(what);
+		return r;
+	}
+	return 0;
+}
+
+static int json_file(const struct image *image, struct json_object *file,
+		     struct link *link)
+{
+	int r;
+
+	if (!json_object_is_type(file, json_type_object))
+		return json_refuse(image, "a reference to another node");
+	r = json_check_keys(image, file, false);
+	if (r < 0)
+		return r;
+	return json_protocol(image, json_string(file, "driver"),
+			     json_string(file, "filename"), link);
+}
+
+static int json_parse(const struct image *image, struct json_object *object,
+		      struct link *link)
+{
+	const char *driver = json_string(object, "driver");
+	struct json_object *file;
+	int r;
+
+	if (driver && is_file_driver(driver))
+		return json_file(image, object, link);
+	if (!driver && json_string(object, "filename"))
+		return json_file(image, object, link);
+	if (driver && format_of_name(driver) == FORMAT_UNKNOWN)
+		return json_protocol(image, driver, NULL, link);
+	r = json_check_keys(image, object, true);
+	if (r < 0)
+		return r;
+	link->format = text_copy(driver);
+	if (json_object_object_get_ex(object, "file", &file))
+		return json_file(image, file, link);
+	return json_protocol(image, json_string(object, "file.driver"),
+			     json_string(object, "file.filename"), link);
+}
+
+static int parse_json_link(const struct image *image, struct link *link)
+{
+	struct json_object *object;
+	int r;
+
+	object = json_tokener_parse(image->backing + strlen("json:"));
+	if (json_object_is_type(object, json_type_object))
+		r = json_parse(image, object, link);
+	else
+		r = report_fail(EMEDIUMTYPE,
+				"%s: backing name is not valid JSON: %s.",
+				image->path, image->backing);
+	json_object_put(object);
+	return r;
+}
+
+static int parse_link(const struct image *image, struct link *link)
+{
+	const char *name = image->backing;
+
+	memset(link, 0, sizeof(*link));
+	if (!strncmp(name, "json:", 5))
+		return parse_json_link(image, link);
+	if (!strncmp(name, "file:", 5))
+		name += 5;
+	else if (has_protocol(name))
+		return report_fail(EOPNOTSUPP,
+				   "%s: backing file '%s' is neither a file nor a block device.",
+				   image->path, name);
+	link->name = text_copy(name);
+	return 0;
+}
+
+static int link_format(const struct image *image, const struct link *link,
+		       const char *path, struct formats *formats,
+		       enum image_format *format)
+{
+	const char *recorded = link->format ? link->format :
+		image->backing_format;
+	enum image_format given = format_given(formats, path);
+
+	*format = given;
+	if (!recorded && given == FORMAT_UNKNOWN)
+		return report_fail(EMEDIUMTYPE,
+				   "%s does not record the format of its backing file %s, and guessing it is not safe: give it with --backing-format '%s=FORMAT'.",
+				   image->path, path, path);
+	if (!recorded)
+		return 0;
+	*format = format_of_name(recorded);
+	if (*format == FORMAT_UNKNOWN)
+		return report_fail(EOPNOTSUPP,
+				   "%s: backing format '%s' is not supported (qcow2 and raw are).",
+				   image->path, recorded);
+	if (given != FORMAT_UNKNOWN && given != *format)
+		return report_fail(EINVAL,
+				   "%s records that its backing file %s is %s: it cannot be opened as %s.",
+				   image->path, path, recorded,
+				   format_name(given));
+	if (link->format && image->backing_format &&
+	    strcmp(link->format, image->backing_format))
+		return report_fail(EMEDIUMTYPE,
+				   "%s records two formats of its backing file: %s and %s.",
+				   image->path, link->format,
+				   image->backing_format);
+	return 0;
+}
+
+int backing_of(const struct image *image, struct formats *formats, char **path,
+	       enum image_format *format)
+{
+	struct link link;
+	int r;
+
+	*path = NULL;
+	r = parse_link(image, &link);
+	if (!r) {
+		*path = beside(image->path, link.name);
+		r = access(*path, F_OK) == 0 ? 0 :
+			report_errno(errno, "Backing file %s of %s", *path,
+				     image->path);
+	}
+	if (!r)
+		r = link_format(image, &link, *path, formats, format);
+	free(link.name);
+	free(link.format);
+	if (r < 0) {
+		free(*path);
+		*path = NULL;
+	}
+	return r;
+}
+
+static int check_loop(const struct chain *chain)
+{
+	const struct image *last = &chain->layers[chain->count - 1];
+	unsigned int i;
+
+	for (i = 0; i + 1 < chain->count; i++) {
+		if (image_id_equal(&chain->layers[i].id, &last->id))
+			return report_fail(ELOOP,
+					   "The backing chain is a loop: %s is its own backing file.",
+					   last->path);
+	}
+	return 0;
+}
+
+static int add_layer(struct chain *chain, const char *path,
+		     enum image_format format)
+{
+	int r;
+
+	chain->layers = grow_array(chain->layers, chain->count,
+				   sizeof(*chain->layers));
+	r = image_open(path, format, &chain->layers[chain->count++]);
+	return r < 0 ? r : check_loop(chain);
+}
+
+int chain_open(const char *path, struct formats *formats, struct chain *chain)
+{
+	enum image_format format = format_given(formats, path);
+	const struct image *last;
+	char *next;
+	int r;
+
+	memset(chain, 0, sizeof(*chain));
+	r = add_layer(chain, path, format);
+	while (!r) {
+		last = &chain->layers[chain->count - 1];
+		if (!last->backing)
+			return 0;
+		r = backing_of(last, formats, &next, &format);
+		if (r < 0)
+			return r;
+		r = add_layer(chain, next, format);
+		free(next);
+	}
+	return r;
+}
+
+void chain_close(struct chain *chain)
+{
+	while (chain->count)
+		image_close(&chain->layers[--chain->count]);
+	free(chain->layers);
+	chain->layers = NULL;
+}
+
+bool chain_same(const struct chain *a, const struct chain *b)
+{
+	unsigned int i;
+
+	if (a->count != b->count)
+		return false;
+	for (i = 0; i < a->count; i++) {
+		if (!image_id_equal(&a->layers[i].id, &b->layers[i].id) ||
+		    a->layers[i].size != b->layers[i].size ||
+		    a->layers[i].length != b->layers[i].length ||
+		    a->layers[i].format != b->layers[i].format)
+			return false;
+	}
+	return true;
+}
+
+char *backing_link(const char *overlay, const char *backing)
+{
+	size_t directory = strrchr(overlay, '/') - overlay + 1;
+	const char *name = backing + directory;
+
+	if (strncmp(overlay, backing, directory) || strchr(name, '/') ||
+	    !strncmp(overlay, "/dev/", 5))
+		return text_copy(backing);
+	/* "a:b" would be a protocol. */
+	return text("%s%s", has_protocol(name) ? "./" : "", name);
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Open devices.
+ */
+#include "device.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <linux/major.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "loop.h"
+#include "report.h"
+#include "state.h"
+
+/* First line of a file of a block device in sysfs, or NULL */
+static char *sysfs_line(dev_t device, const char *file)
+{
+	char path[128], *line = NULL;
+	size_t size = 0;
+	ssize_t len;
+	FILE *stream;
+
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(device),
+		 minor(device), file);
+	stream = fopen(path, "re");
+	len = stream ? getline(&line, &size, stream) : -1;
+	if (stream)
+		fclose(stream);
+	if (len < 0) {
+		free(line);
+		return NULL;
+	}
+	line[strcspn(line, "\n")] = '\0';
+	return line;
+}
+
+char *name_of_dm_device(dev_t device)
+{
+	return sysfs_line(device, "dm/name");
+}
+
+char *path_of_device(dev_t device)
+{
+	char link[64], target[256], *name, *path;
+	ssize_t len;
+
+	name = name_of_dm_device(device);
+	if (name) {
+		path = text("/dev/mapper/%s", name);
+		free(name);
+		return path;
+	}
+	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(device),
+		 minor(device));
+	len = readlink(link, target, sizeof(target) - 1);
+	if (len < 0)
+		return text("%u:%u", major(device), minor(device));
+	target[len] = '\0';
+	return text("/dev/%s", strrchr(target, '/') + 1);
+}
+
+/* The loop device over the file that a tail device completes */
+static char *tail_path(dev_t device)
+{
+	char path[64], *result = NULL;
+	struct dirent *entry;
+	struct loop loop;
+	int index;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/slaves",
+		 major(device), minor(device));
+	dir = opendir(path);
+	while (dir && !result && (entry = readdir(dir))) {
+		if (sscanf(entry->d_name, "loop%d", &index) != 1 ||
+		    !loop_open(index, &loop))
+			continue;
+		if (loop.kind == LOOP_READ)
+			result = text_copy(loop.path);
+		loop_close(&loop);
+	}
+	if (dir)
+		closedir(dir);
+	return result;
+}
+
+/* Is it one of our tail devices? Its UUID tells which file it is. */
+static bool resolve_tail(struct device_layer *layer)
+{
+	char *uuid = sysfs_line(layer->device, "dm/uuid");
+	unsigned long long dev, ino;
+	bool tail;
+
+	tail = uuid && sscanf(uuid, DM_UUID_TAIL "%llx-%llx-", &dev, &ino) == 2;
+	free(uuid);
+	if (!tail)
+		return false;
+	layer->id.block = false;
+	layer->id.dev = dev;
+	layer->id.ino = ino;
+	layer->path = tail_path(layer->device);
+	return true;
+}
+
+static void resolve_layer(struct device_layer *layer)
+{
+	struct loop loop;
+
+	layer->path = NULL;
+	layer->id = image_id_of_device(layer->device);
+	if (major(layer->device) == LOOP_MAJOR &&
+	    loop_open(minor(layer->device), &loop)) {
+		layer->path = text_copy(loop.path);
+		loop_close(&loop);
+	} else if (!resolve_tail(layer)) {
+		layer->path = path_of_device(layer->device);
+	}
+}
+
+/* The names that the images were opened by say more than the kernel's. */
+static void use_known_paths(struct device *device)
+{
+	struct json_object *state, *layers = NULL;
+	struct image_id id;
+	const char *path;
+	unsigned int i;
+
+	state = device_state_load(device->name);
+	if (state)
+		json_object_object_get_ex(state, "layers", &layers);
+	for (i = 0; i < device->count && layers &&
+	     i < json_object_array_length(layers); i++) {
+		path = json_string(json_object_array_get_idx(layers, i), "path");
+		if (!path || !image_id_of_path(path, &id) ||
+		    !image_id_equal(&id, &device->layers[i].id))
+			continue;
+		free(device->layers[i].path);
+		device->layers[i].path = text_copy(path);
+	}
+	json_object_put(state);
+}
+
+static bool parse_layer(char **words, struct device_layer *layer)
+{
+	unsigned int major, minor;
+	char *format = strsep(words, " ");
+	char *device = strsep(words, " ");
+	char *data = strsep(words, " ");
+
+	if (!data || sscanf(device, "%u:%u", &major, &minor) != 2)
+		return false;
+	layer->format = format_of_name(format);
+	layer->device = makedev(major, minor);
+	return true;
+}
+
+static void parse_features(struct device *device, char *words)
+{
+	char *word, *longer;
+
+	device->features = text_copy("");
+	device->feature_words = 0;
+	strsep(&words, " ");	/* how many there are */
+	while ((word = strsep(&words, " "))) {
+		if (!strcmp(word, "zero_from")) {
+			strsep(&words, " ");
+			continue;
+		}
+		if (!*word)
+			continue;
+		longer = text("%s %s", device->features, word);
+		free(device->features);
+		device->features = longer;
+		device->feature_words++;
+	}
+}
+
+static bool parse_params(struct device *device, char *words)
+{
+	char *count = strsep(&words, " ");
+	unsigned int i, layers = count ? atoi(count) : 0;
+
+	for (i = 0; i < layers; i++) {
+		device->layers = grow_array(device->layers, i,
+					    sizeof(*device->layers));
+		if (!parse_layer(&words, &device->layers[i]))
+			return false;
+		resolve_layer(&device->layers[i]);
+		device->count++;
+	}
+	parse_features(device, words);
+	return device->count;
+}
+
+bool device_load(const char *name, struct device *device)
+{
+	struct dm_segment segment;
+	bool good;
+
+	memset(device, 0, sizeof(*device));
+	if (strlen(name) >= DM_NAME_MAX || !dm_table(name, &segment))
+		return false;
+	snprintf(device->name, sizeof(device->name), "%s", name);
+	device->dm = dm_query(name);
+	device->sectors = segment.length;
+	good = device->dm.exists && parse_params(device, segment.params);
+	free(segment.params);
+	if (good)
+		use_known_paths(device);
+	else
+		device_free(device);
+	return good;
+}
+
+void device_free(struct device *device)
+{
+	while (device->count)
+		free(device->layers[--device->count].path);
+	free(device->layers);
+	free(device->features);
+	device->layers = NULL;
+	device->features = NULL;
+}
+
+int device_name_check(const char *name)
+{
+	static const char allowed[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789#+-.:=@_";
+
+	if (!*name || strlen(name) >= DM_NAME_MAX)
+		return report_fail(EINVAL,
+				   "A device name has 1 to %d characters.",
+				   DM_NAME_MAX - 1);
+	if (name[strspn(name, allowed)] || !strcmp(name, ".") ||
+	    !strcmp(name, "..") || !strcmp(name, "control"))
+		return report_fail(EINVAL,
+				   "'%s' is not a device name (letters, digits and #+-.:=@_ are allowed).",
+				   name);
+	return 0;
+}
+
+int device_inactive(const char *name)
+{
+	if (dm_query(name).exists)
+		return report_fail(ENODEV,
+				   "Device %s is not a qcow2 device.", name);
+	if (access(name, F_OK) == 0)
+		return report_fail(ENODEV,
+				   "Device %s is not active (for the file say ./%s).",
+				   name, name);
+	return report_fail(ENODEV, "Device %s is not active.", name);
+}
+
+struct search {
+	const struct image_id *id;
+	bool writer;
+	struct image_user *user;
+};
+
+static bool visit_device(const char *name, void *data)
+{
+	const struct search *search = data;
+	struct image_user *user = search->user;
+	struct device device;
+	bool found = false;
+	unsigned int i;
+
+	if (!device_load(name, &device))
+		return false;
+	for (i = 0; i < device.count && !found; i++) {
+		user->layer = i;
+		user->writes = !i && !device.dm.read_only;
+		found = image_id_equal(&device.layers[i].id, search->id) &&
+			(user->writes || !search->writer);
+	}
+	snprintf(user->name, sizeof(user->name), "%s", device.name);
+	device_free(&device);
+	return found;
+}
+
+bool device_uses(const struct image_id *id, bool writer,
+		 struct image_user *user)
+{
+	struct search search = { id, writer, user };
+
+	return dm_each(visit_device, &search);
+}
+
+int device_refuse(const char *path, const struct image_user *user)
+{
+	const char *how = "is open read-only as";
+
+	if (user->writes)
+		how = "is open for writing as";
+	else if (user->layer)
+		how = "is a lower layer of";
+	return report_fail(EBUSY, "%s %s device %s.", path, how, user->name);
+}
+
+char *device_params(const struct device_layer *layers, unsigned int count,
+		    uint64_t zero_from, const char *features,
+		    unsigned int feature_words)
+{
+	char *params = text("%u", count), *longer;
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		longer = text("%s %s %u:%u -", params,
+			      format_name(layers[i].format),
+			      major(layers[i].device), minor(layers[i].device));
+		free(params);
+		params = longer;
+	}
+	if (zero_from != ZERO_FROM_NONE)
+		longer = text("%s %u%s zero_from %llu", params,
+			      feature_words + 2, features ? features : "",
+			      (unsigned long long)zero_from);
+	else if (feature_words)
+		longer = text("%s %u%s", params, feature_words, features);
+	else
+		return params;
+	free(params);
+	return longer;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Open devices, as the kernel's tables show them, and table lines.
+ */
+#ifndef DEVICE_H
+#define DEVICE_H
+
+#include "dm.h"
+#include "image.h"
+#include "lock.h"
+
+/**
+ * struct device_layer - a layer of an open device
+ * @format: as the table has it
+ * @device: the block device in the table
+ * @id: the image behind it
+ * @path: name of that image: as it was opened, or else as the kernel has it
+ */
+struct device_layer {
+	enum image_format format;
+	dev_t device;
+	struct image_id id;
+	char *path;
+};
+
+/**
+ * struct device - a device whose table is one line of our target
+ * @name: its name
+ * @dm: what device-mapper says of it
+ * @sectors: its size
+ * @layers: top first
+ * @count: of @layers
+ * @features: words of the table behind the layers without zero_from, each with
+ *	a blank before it
+ * @feature_words: number of those words
+ */
+struct device {
+	char name[DM_NAME_MAX];
+	struct dm_state dm;
+	uint64_t sectors;
+	struct device_layer *layers;
+	unsigned int count;
+	char *features;
+	unsigned int feature_words;
+};
+
+/**
+ * struct image_user - an open device that uses an image
+ * @name: the device
+ * @layer: 0 for its top
+ * @writes: it writes to the image
+ */
+struct image_user {
+	char name[DM_NAME_MAX];
+	unsigned int layer;
+	bool writes;
+};
+
+/** ZERO_FROM_NONE: a table line without that feature */
+#define ZERO_FROM_NONE	UINT64_MAX
+
+/**
+ * device_load() - look at a device
+ * @name: its name
+ * @device: result; free it with device_free() if there was one
+ *
+ * Return: false (unreported) if there is none with an active table of ours.
+ */
+bool device_load(const char *name, struct device *device);
+
+/** device_free() - free what device_load() filled */
+void device_free(struct device *device);
+
+/**
+ * device_name_check() - is this a good name for a device?
+ *
+ * Return: 0 or -EINVAL, reported.
+ */
+int device_name_check(const char *name);
+
+/** device_inactive() - report that there is no such device; a negative errno */
+int device_inactive(const char *name);
+
+/**
+ * device_uses() - is an image part of an open chain?
+ * @id: the image
+ * @writer: look for a device that writes to it only
+ * @user: result
+ *
+ * Return: whether it is.
+ */
+bool device_uses(const struct image_id *id, bool writer,
+		 struct image_user *user);
+
+/**
+ * device_refuse() - report who uses an image
+ * @path: the image
+ * @user: who
+ *
+ * Return: -EBUSY
+ */
+int device_refuse(const char *path, const struct image_user *user);
+
+/**
+ * device_params() - the arguments of a table line
+ * @layers: top first
+ * @count: of @layers
+ * @zero_from: sector, or ZERO_FROM_NONE
+ * @features: other features, as in struct device; may be NULL
+ * @feature_words: number of its words
+ *
+ * Return: the text; free() it.
+ */
+char *device_params(const struct device_layer *layers, unsigned int count,
+		    uint64_t zero_from, const char *features,
+		    unsigned int feature_words);
+
+/**
+ * device_sectors_of() - size of the device for an image
+ * @size: virtual size, bytes
+ */
+static inline uint64_t device_sectors_of(uint64_t size)
+{
+	return size / 512 + !!(size % 512);
+}
+
+/**
+ * path_of_device() - name of a block device; free() it
+ * @device: device number
+ */
+char *path_of_device(dev_t device);
+
+/** name_of_dm_device() - name of a device-mapper device, or NULL; free() it */
+char *name_of_dm_device(dev_t device);
+
+#endif /* DEVICE_H */

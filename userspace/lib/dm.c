@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Device-mapper.
+ */
+#include "dm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libdevmapper.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "report.h"
+
+#define TARGET	"qcow2"
+
+/* What udev shall not do with our devices: look at what is in them. */
+#define UDEV_FLAGS	(DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG |	\
+			 DM_UDEV_DISABLE_DISK_RULES_FLAG |	\
+			 DM_UDEV_DISABLE_OTHER_RULES_FLAG)
+
+static char last_message[512];
+
+/* Errors of libdevmapper are kept for our own message. */
+__attribute__((format(printf, 5, 6)))
+static void keep_message(int level, const char *file, int line, int error,
+			 const char *format, ...)
+{
+	va_list args;
+
+	(void)file;
+	(void)line;
+	(void)error;
+	if ((level & 7) > 3)	/* _LOG_ERR */
+		return;
+	va_start(args, format);
+	vsnprintf(last_message, sizeof(last_message), format, args);
+	va_end(args);
+}
+
+void dm_init(void)
+{
+	dm_log_with_errno_init(keep_message);
+}
+
+bool dm_uuid_is(const struct dm_state *state, const char *prefix)
+{
+	return !strncmp(state->uuid, prefix, strlen(prefix));
+}
+
+static struct dm_task *task_new(int type, const char *name)
+{
+	struct dm_task *task = dm_task_create(type);
+
+	last_message[0] = '\0';
+	if (task && name && !dm_task_set_name(task, name)) {
+		dm_task_destroy(task);
+		task = NULL;
+	}
+	return task;
+}
+
+int dm_available(void)
+{
+	char version[64];
+
+	last_message[0] = '\0';
+	if (dm_driver_version(version, sizeof(version)))
+		return 0;
+	if (access("/dev/mapper/control", F_OK) == 0 &&
+	    access("/dev/mapper/control", R_OK | W_OK) < 0)
+		return report_errno(errno, "Cannot use device-mapper");
+	return report_fail(ENODEV,
+			   "Cannot use device-mapper; is the dm-mod module loaded? %s",
+			   last_message);
+}
+
+/* The kernel's log says what a target did not like. Return: -1 without a log */
+static int kernel_log_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0)
+		lseek(fd, 0, SEEK_END);
+	return fd;
+}
+
+/* A record: "6,1234,5678,-;text\n" */
+static void kernel_log_print(int fd)
+{
+	char record[8192], *message;
+	ssize_t len;
+
+	while ((len = read(fd, record, sizeof(record) - 1)) > 0) {
+		record[len] = '\0';
+		message = strchr(record, ';');
+		if (!message || strncmp(message + 1, "device-mapper:", 14))
+			continue;
+		message[strcspn(message, "\n")] = '\0';
+		fprintf(stderr, "Kernel: %s\n", message + 1);
+	}
+}
+
+/* Runs a task that changes something. Return: 0 or positive errno. */
+static int task_run(struct dm_task *task, bool udev)
+{
+	uint32_t cookie = 0;
+	int error = 0;
+
+	if (udev && !dm_task_set_cookie(task, &cookie, UDEV_FLAGS))
+		return ENOMEM;
+	if (!dm_task_run(task)) {
+		error = dm_task_get_errno(task);
+		if (!error)
+			error = EIO;
+	}
+	if (udev)
+		dm_udev_wait(cookie);
+	return error;
+}
+
+/* Runs and destroys a task; says what went wrong. */
+static int task_do(struct dm_task *task, bool udev, const char *what,
+		   const char *name)
+{
+	int log, error;
+
+	if (!task)
+		return report_memory();
+	log = kernel_log_open();
+	error = task_run(task, udev);
+	if (error) {
+		report_errno(error, "Cannot %s device %s", what, name);
+		if (log >= 0)
+			kernel_log_print(log);
+	}
+	if (log >= 0)
+		close(log);
+	dm_task_destroy(task);
+	/* The kernel's EINVAL is about an image, not about our command line. */
+	return error == EINVAL ? -EIO : -error;
+}
+
+static int task_add_segment(struct dm_task *task,
+			    const struct dm_segment *segment)
+{
+	if (dm_task_add_target(task, segment->start, segment->length,
+			       segment->target, segment->params))
+		return 0;
+	return report_memory();
+}
+
+int dm_create(const char *name, const char *uuid, bool read_only,
+	      const struct dm_segment *segments, unsigned int count)
+{
+	struct dm_task *task = task_new(DM_DEVICE_CREATE, name);
+	unsigned int i;
+	int r = 0;
+
+	if (!task || !dm_task_set_uuid(task, uuid) ||
+	    (read_only && !dm_task_set_ro(task)))
+		r = report_memory();
+	for (i = 0; i < count && !r; i++)
+		r = task_add_segment(task, &segments[i]);
+	if (!r)
+		return task_do(task, true, "create", name);
+	if (task)
+		dm_task_destroy(task);
+	return r;
+}
+
+int dm_load(const char *name, bool read_only, const struct dm_segment *segment)
+{
+	struct dm_task *task = task_new(DM_DEVICE_RELOAD, name);
+	int r = 0;
+
+	if (!task || (read_only && !dm_task_set_ro(task)))
+		r = report_memory();
+	if (!r)
+		r = task_add_segment(task, segment);
+	if (!r)
+		return task_do(task, false, "load a table into", name);
+	if (task)
+		dm_task_destroy(task);
+	return r;
+}
+
+int dm_resume(const char *name)
+{
+	return task_do(task_new(DM_DEVICE_RESUME, name), true, "resume", name);
+}
+
+int dm_suspend(const char *name)
+{
+	return task_do(task_new(DM_DEVICE_SUSPEND, name), false, "suspend",
+		       name);
+}
+
+int dm_clear(const char *name)
+{
+	return task_do(task_new(DM_DEVICE_CLEAR, name), false,
+		       "drop the inactive table of", name);
+}
+
+int dm_remove(const char *name, bool deferred)
+{
+	struct dm_task *task = task_new(DM_DEVICE_REMOVE, name);
+	int error;
+
+	if (!task || (deferred && !dm_task_deferred_remove(task)) ||
+	    (!deferred && !dm_task_retry_remove(task))) {
+		if (task)
+			dm_task_destroy(task);
+		return report_memory();
+	}
+	error = task_run(task, true);
+	dm_task_destroy(task);
+	if (error == ENXIO)	/* it is gone */
+		return 0;
+	if (error && error != EBUSY)
+		report_errno(error, "Cannot remove device %s", name);
+	return -error;
+}
+
+struct dm_state dm_query(const char *name)
+{
+	struct dm_state state = { 0 };
+	struct dm_task *task = task_new(DM_DEVICE_INFO, name);
+	struct dm_info info;
+
+	if (task && dm_task_run(task) && dm_task_get_info(task, &info) &&
+	    info.exists) {
+		state.exists = true;
+		state.device = makedev(info.major, info.minor);
+		state.open_count = info.open_count;
+		state.read_only = info.read_only;
+		state.suspended = info.suspended;
+		state.live = info.live_table;
+		state.loaded = info.inactive_table;
+		state.deferred = info.deferred_remove;
+		snprintf(state.uuid, sizeof(state.uuid), "%s",
+			 dm_task_get_uuid(task) ? dm_task_get_uuid(task) : "");
+	}
+	if (task)
+		dm_task_destroy(task);
+	return state;
+}
+
+/* The arguments or the status of the only line of a device, if it is ours */
+static bool only_line(int type, const char *name, struct dm_segment *segment)
+{
+	struct dm_task *task = task_new(type, name);
+	char *target = NULL, *params = NULL;
+	bool found = false;
+	void *next;
+
+	/* A status must not commit: that is for those who write. */
+	if (task && dm_task_no_flush(task) && dm_task_run(task)) {
+		next = dm_get_next_target(task, NULL, &segment->start,
+					  &segment->length, &target, &params);
+		found = !next && target && !strcmp(target, TARGET);
+	}
+	segment->target = TARGET;
+	segment->params = found ? text_copy(params ? params : "") : NULL;
+	if (task)
+		dm_task_destroy(task);
+	return found;
+}
+
+bool dm_table(const char *name, struct dm_segment *segment)
+{
+	return only_line(DM_DEVICE_TABLE, name, segment);
+}
+
+char *dm_status(const char *name)
+{
+	struct dm_segment segment;
+
+	only_line(DM_DEVICE_STATUS, name, &segment);
+	return segment.params;
+}
+
+bool dm_each(bool (*visit)(const char *name, void *data), void *data)
+{
+	struct dm_task *task = task_new(DM_DEVICE_LIST, NULL);
+	struct dm_names *names;
+	unsigned int next = 0;
+	bool done = false;
+
+	if (!task || !dm_task_run(task)) {
+		if (task)
+			dm_task_destroy(task);
+		return false;
+	}
+	names = dm_task_get_names(task);
+	if (names && names->dev) {
+		do {
+			names = (struct dm_names *)((char *)names + next);
+			done = visit(names->name, data);
+			next = names->next;
+		} while (next && !done);
+	}
+	dm_task_destroy(task);
+	return done;
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Device-mapper, as far as it is needed: thin wrappers around libdevmapper.
+ * With udev running they wait for it; the rules of the host (LVM, blkid) are
+ * told to leave the contents of our devices alone.
+ */
+#ifndef DM_H
+#define DM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* All our UUIDs begin with this */
+#define DM_UUID_OURS	"QCOW2-"
+/* A device with a target of ours; the rest is random */
+#define DM_UUID_DISK	"QCOW2-DISK-"
+/* A partition: its number and the rest of the disk's UUID follow */
+#define DM_UUID_PART	"QCOW2-PART-"
+/* A file with its last, partial block: device, inode, length follow */
+#define DM_UUID_TAIL	"QCOW2-TAIL-"
+
+/* Longest name and UUID of a device, with the final 0 */
+#define DM_NAME_MAX	128
+#define DM_UUID_MAX	129
+
+/**
+ * struct dm_state - what the kernel says of a device
+ * @exists: there is one
+ * @device: its number
+ * @open_count: how often it is open
+ * @read_only: it is read-only
+ * @suspended: it is
+ * @live: it has an active table
+ * @loaded: it has an inactive table
+ * @deferred: it goes with its last user
+ * @uuid: its UUID
+ */
+struct dm_state {
+	bool exists;
+	dev_t device;
+	int open_count;
+	bool read_only;
+	bool suspended;
+	bool live;
+	bool loaded;
+	bool deferred;
+	char uuid[DM_UUID_MAX];
+};
+
+/**
+ * struct dm_segment - one line of a table
+ * @start: first sector
+ * @length: sectors
+ * @target: name of the target
+ * @params: its arguments
+ */
+struct dm_segment {
+	uint64_t start;
+	uint64_t length;
+	const char *target;
+	char *params;
+};
+
+/** dm_init() - call it once before all others */
+void dm_init(void);
+
+/**
+ * dm_available() - is there a device-mapper, and may we use it?
+ *
+ * Return: 0 or an error, reported.
+ */
+int dm_available(void);
+
+/** dm_query() - state of a device; unreported errors look like no device */
+struct dm_state dm_query(const char *name);
+
+/**
+ * dm_create() - make a device, load its table, and start it
+ * @name: its name
+ * @uuid: its UUID
+ * @read_only: make it read-only
+ * @segments: its table
+ * @count: of @segments
+ *
+ * Return: 0 or an error, reported; nothing is left then.
+ */
+int dm_create(const char *name, const char *uuid, bool read_only,
+	      const struct dm_segment *segments, unsigned int count);
+
+/**
+ * dm_load() - load a table as the inactive one
+ *
+ * Return: 0 or an error, reported.
+ */
+int dm_load(const char *name, bool read_only, const struct dm_segment *segment);
+
+/**
+ * dm_resume() - one resume ioctl
+ *
+ * With an inactive table: suspends the device, file systems on it frozen, makes
+ * that table the active one, destroys the other, and resumes.
+ *
+ * Return: 0 or an error, reported.
+ */
+int dm_resume(const char *name);
+
+/** dm_suspend() - suspend.  Return: 0 or an error, reported. */
+int dm_suspend(const char *name);
+
+/** dm_clear() - drop the inactive table.  Return: 0 or an error, reported. */
+int dm_clear(const char *name);
+
+/**
+ * dm_remove() - remove a device
+ * @name: its name
+ * @deferred: if it is in use, let it go with its last user
+ *
+ * Return: 0; -EBUSY (unreported) if it is in use; other errors, reported.
+ */
+int dm_remove(const char *name, bool deferred);
+
+/**
+ * dm_table() - the active table, if it has one line with our target
+ * @name: device
+ * @segment: result; free() its params
+ *
+ * Return: whether there is one.
+ */
+bool dm_table(const char *name, struct dm_segment *segment);
+
+/** dm_status() - the status of such a table; NULL if there is none; free() it */
+char *dm_status(const char *name);
+
+/**
+ * dm_each() - call @visit for each device until it returns true
+ *
+ * Return: whether @visit returned true.
+ */
+bool dm_each(bool (*visit)(const char *name, void *data), void *data);
+
+/** dm_uuid_is() - does a UUID begin with one of DM_UUID_*? */
+bool dm_uuid_is(const struct dm_state *state, const char *prefix);
+
+#endif /* DM_H */

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who keeps a block device open?
+ */
+#ifndef HOLDERS_H
+#define HOLDERS_H
+
+#include <sys/types.h>
+
+/**
+ * holders_text() - name mounts, swap, devices and processes
+ * @device: the block device
+ *
+ * What other name spaces do is not seen.
+ *
+ * Return: text, empty if nobody is found; free() it.
+ */
+char *holders_text(dev_t device);
+
+#endif /* HOLDERS_H */

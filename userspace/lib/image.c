@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One image.
+ */
+#include "image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "report.h"
+
+const char *format_name(enum image_format format)
+{
+	static const char * const names[] = {
+		[FORMAT_UNKNOWN] = "unknown",
+		[FORMAT_QCOW2] = "qcow2",
+		[FORMAT_RAW] = "raw",
+	};
+
+	return names[format];
+}
+
+enum image_format format_of_name(const char *name)
+{
+	if (!strcmp(name, "qcow2"))
+		return FORMAT_QCOW2;
+	return strcmp(name, "raw") ? FORMAT_UNKNOWN : FORMAT_RAW;
+}
+
+char *absolute_path(const char *path)
+{
+	char *cwd, *result;
+
+	if (path[0] == '/')
+		return text_copy(path);
+	cwd = getcwd(NULL, 0);
+	while (!strncmp(path, "./", 2))
+		path += 2;
+	result = text("%s/%s", !cwd || !strcmp(cwd, "/") ? "" : cwd, path);
+	free(cwd);
+	return result;
+}
+
+/* Reads @len bytes; what lies behind the end of the image reads as zeroes. */
+static int read_at(const struct image *image, void *buf, size_t len,
+		   uint64_t offset)
+{
+	ssize_t n;
+
+	memset(buf, 0, len);
+	while (len) {
+		n = pread(image->fd, buf, len, offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return report_errno(errno, "Cannot read %s", image->path);
+		if (n == 0)
+			return 0;
+		buf = (char *)buf + n;
+		offset += n;
+		len -= n;
+	}
+	return 0;
+}
+
+/* As read_at(), into new memory; NULL after an error, reported. */
+static void *read_new(const struct image *image, size_t len, uint64_t offset)
+{
+	void *buf = malloc(len ? len : 1);
+
+	if (!buf) {
+		report_memory();
+	} else if (read_at(image, buf, len, offset) < 0) {
+		free(buf);
+		buf = NULL;
+	}
+	return buf;
+}
+
+static int fault_report(const struct image *image,
+			const struct qcow2_fault *fault)
+{
+	return report_fail(EMEDIUMTYPE,
+			   "%s: %s at offset %llu is %llu (0x%llx): %s.",
+			   image->path, fault->field,
+			   (unsigned long long)fault->where,
+			   (unsigned long long)fault->value,
+			   (unsigned long long)fault->value, fault->why);
+}
+
+static char *string_at(const void *area, uint32_t offset, uint32_t len)
+{
+	char *string;
+
+	if (!len)
+		return NULL;
+	string = text("%.*s", (int)len, (const char *)area + offset);
+	if (!*string) {
+		free(string);
+		return NULL;
+	}
+	return string;
+}
+
+/* An entry of the feature name table: type, bit, 46 bytes of name */
+#define FEATURE_ENTRY	48
+
+static char *feature_text(const uint8_t *table, uint32_t len, unsigned int bit)
+{
+	for (; table && len >= FEATURE_ENTRY; len -= FEATURE_ENTRY) {
+		if (table[0] == 0 && table[1] == bit && table[2])
+			return text("'%.46s' (bit %u)", table + 2, bit);
+		table += FEATURE_ENTRY;
+	}
+	return text("bit %u", bit);
+}
+
+static char *unknown_features(const struct qcow2_header *h,
+			      const uint8_t *table, uint32_t len)
+{
+	uint64_t unknown = h->incompatible & ~QCOW2_INCOMPAT_KNOWN;
+	char *all = NULL, *one, *joined;
+	unsigned int bit;
+
+	for (bit = 0; bit < 64; bit++) {
+		if (!(unknown >> bit & 1))
+			continue;
+		one = feature_text(table, len, bit);
+		joined = all ? text("%s, %s", all, one) : text_copy(one);
+		free(one);
+		free(all);
+		all = joined;
+	}
+	return all;
+}
+
+static int read_extensions(struct image *image, const uint8_t *area)
+{
+	const struct qcow2_header *h = &image->header;
+	const uint8_t *features = NULL;
+	uint32_t offset = h->header_length;
+	uint32_t features_len = 0;
+	struct qcow2_fault fault;
+	struct qcow2_ext ext;
+	int r;
+
+	while ((r = qcow2_ext_next(area, h->cluster_size, offset, h, &ext,
+				   &fault)) > 0) {
+		if (ext.type == QCOW2_EXT_BACKING_FORMAT) {
+			free(image->backing_format);
+			image->backing_format = string_at(area, ext.data_offset,
+							  ext.len);
+		} else if (ext.type == QCOW2_EXT_DATA_FILE) {
+			free(image->data_file);
+			image->data_file = string_at(area, ext.data_offset,
+						     ext.len);
+		} else if (ext.type == QCOW2_EXT_FEATURE_TABLE) {
+			features = area + ext.data_offset;
+			features_len = ext.len;
+		}
+		offset = ext.next_offset;
+	}
+	if (r < 0)
+		return fault_report(image, &fault);
+	image->unknown_features = unknown_features(h, features, features_len);
+	return 0;
+}
+
+static int read_header(struct image *image)
+{
+	uint8_t start[QCOW2_HEADER_V3_BYTES] = { 0 };
+	struct qcow2_header *h = &image->header;
+	struct qcow2_fault fault;
+	uint8_t *area;
+	int r;
+
+	r = read_at(image, start, sizeof(start), 0);
+	if (r < 0)
+		return r;
+	if (!qcow2_probe(start, sizeof(start)))
+		return report_fail(EMEDIUMTYPE, "%s is not a qcow2 image.",
+				   image->path);
+	if (qcow2_header_decode(start, sizeof(start), h, &fault) < 0)
+		return fault_report(image, &fault);
+	image->size = h->size;
+	area = read_new(image, h->cluster_size, 0);
+	if (!area)
+		return -EIO;
+	if (h->backing_file_offset)
+		image->backing = string_at(area, h->backing_file_offset,
+					   h->backing_file_size);
+	r = read_extensions(image, area);
+	free(area);
+	return r;
+}
+
+static int open_file(struct image *image)
+{
+	struct stat st;
+
+	/* O_NONBLOCK: a fifo must not make us wait. */
+	image->fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (image->fd < 0 && errno == ENOENT)
+		return report_fail(ENOENT, "%s does not exist.", image->path);
+	if (image->fd < 0)
+		return report_errno(errno, "Cannot open %s", image->path);
+	if (fstat(image->fd, &st) < 0)
+		return report_errno(errno, "Cannot stat %s", image->path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return report_fail(ENOTBLK,
+				   "%s is neither a file nor a block device.",
+				   image->path);
+	image->is_device = S_ISBLK(st.st_mode);
+	image->id = image_id_of(&st);
+	image->length = st.st_size;
+	image->allocated = (uint64_t)st.st_blocks * 512;
+	if (image->is_device &&
+	    ioctl(image->fd, BLKGETSIZE64, &image->length) < 0)
+		return report_errno(errno, "Cannot get the size of %s",
+				    image->path);
+	return 0;
+}
+
+int image_open(const char *path, enum image_format format, struct image *image)
+{
+	int r;
+
+	memset(image, 0, sizeof(*image));
+	image->fd = -1;
+	image->path = absolute_path(path);
+	image->format = format == FORMAT_UNKNOWN ? FORMAT_QCOW2 : format;
+	r = open_file(image);
+	if (r < 0)
+		return r;
+	if (image->format == FORMAT_QCOW2)
+		return read_header(image);
+	image->size = image->length;
+	return 0;
+}
+
+void image_close(struct image *image)
+{
+	if (image->fd >= 0)
+		close(image->fd);
+	image->fd = -1;
+	free(image->path);
+	free(image->backing);
+	free(image->backing_format);
+	free(image->data_file);
+	free(image->unknown_features);
+	image->path = NULL;
+	image->backing = NULL;
+	image->backing_format = NULL;
+	image->data_file = NULL;
+	image->unknown_features = NULL;
+}
+
+static const char *unsupported_feature(const struct image *image)
+{
+	const struct qcow2_header *h = &image->header;
+
+	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
+		return "external data file";
+	if (h->incompatible & QCOW2_INCOMPAT_EXTL2)
+		return "extended L2 entries (subclusters)";
+	if (h->crypt_method == 1)
+		return "AES encryption";
+	if (h->crypt_method == 2)
+		return "LUKS encryption";
+	return NULL;
+}
+
+static int check_clean(const struct image *image)
+{
+	uint64_t bits = image->header.incompatible;
+
+	if (bits & QCOW2_INCOMPAT_CORRUPT)
+		return report_fail(EUCLEAN,
+				   "%s is marked as corrupt: repair it with 'qemu-img check -r all', or open it with --read-only.",
+				   image->path);
+	if (bits & QCOW2_INCOMPAT_DIRTY)
+		return report_fail(EUCLEAN,
+				   "%s is marked as dirty (it was not closed properly): repair it with 'qemu-img check -r all', or open it with --read-only.",
+				   image->path);
+	return 0;
+}
+
+int image_check_usable(const struct image *image, bool role_write)
+{
+	struct qcow2_fault fault;
+	uint64_t bytes = image->length;
+
+	if (!image->size)
+		return report_fail(EMEDIUMTYPE, "%s has a virtual size of 0.",
+				   image->path);
+	if (image->format != FORMAT_QCOW2)
+		return 0;
+	if (image->unknown_features)
+		return report_fail(EOPNOTSUPP,
+				   "%s needs an incompatible feature that is not known here: %s.",
+				   image->path, image->unknown_features);
+	if (unsupported_feature(image))
+		return report_fail(EOPNOTSUPP, "%s: %s: not supported yet.",
+				   image->path, unsupported_feature(image));
+	/* The last sector of a file is completed by whoever attaches it. */
+	if (!image->is_device)
+		bytes = round_up(bytes, 512);
+	if (qcow2_header_check_bounds(&image->header, bytes, &fault) < 0)
+		return fault_report(image, &fault);
+	return role_write ? check_clean(image) : 0;
+}
+
+static uint64_t be64_at(const void *table, uint64_t index)
+{
+	__be64 entry;
+
+	memcpy(&entry, (const char *)table + index * 8, 8);
+	return __be64_to_cpu(entry);
+}
+
+static int table_fault(const struct image *image, const char *table,
+		       uint64_t index, uint64_t entry, const char *why)
+{
+	return report_fail(EUCLEAN, "%s: %s entry %llu (0x%llx) %s.",
+			   image->path, table, (unsigned long long)index,
+			   (unsigned long long)entry, why);
+}
+
+/* Return: 1 + index of the last refcount of a block that is not 0; 0: none. */
+static int64_t refblock_used(const struct image *image, uint64_t offset)
+{
+	const struct qcow2_header *h = &image->header;
+	void *block = read_new(image, h->cluster_size, offset);
+	uint64_t count = 1ULL << h->refblock_bits;
+
+	if (!block)
+		return -EIO;
+	while (count && !qcow2_refcount_get(block, count - 1, h->refcount_order))
+		count--;
+	free(block);
+	return count;
+}
+
+static int used_end_of_table(const struct image *image, const void *table,
+			     uint64_t *end)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t index = (uint64_t)h->refcount_table_clusters <<
+		(h->cluster_bits - 3);
+	const char *why;
+	uint64_t entry;
+	int64_t used;
+
+	while (index--) {
+		entry = be64_at(table, index);
+		if (!entry)
+			continue;
+		/* The file may end within the block: what is missing is 0. */
+		why = qcow2_reftable_entry_check(h, entry,
+						 round_up(image->length,
+							  h->cluster_size));
+		if (why)
+			return table_fault(image, "refcount table", index,
+					   entry, why);
+		used = refblock_used(image, entry & QCOW2_REFTABLE_OFFSET_MASK);
+		if (used < 0)
+			return used;
+		if (used) {
+			*end = ((index << h->refblock_bits) + used) <<
+				h->cluster_bits;
+			return 0;
+		}
+	}
+	return report_fail(EUCLEAN, "%s: no cluster is in use.", image->path);
+}
+
+int image_used_end(const struct image *image, uint64_t *end)
+{
+	const struct qcow2_header *h = &image->header;
+	void *table;
+	int r;
+
+	table = read_new(image,
+			 (size_t)h->refcount_table_clusters << h->cluster_bits,
+			 h->refcount_table_offset);
+	if (!table)
+		return -EIO;
+	r = used_end_of_table(image, table, end);
+	free(table);
+	return r;
+}
+
+static int l2_is_empty(const struct image *image, uint64_t offset)
+{
+	uint32_t size = image->header.cluster_size, i;
+	uint8_t *table = read_new(image, size, offset);
+	int empty = 1;
+
+	if (!table)
+		return -EIO;
+	for (i = 0; i < size && empty; i++)
+		empty = !table[i];
+	free(table);
+	return empty;
+}
+
+int image_is_empty(const struct image *image)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t entry;
+	void *l1;
+	uint32_t i;
+	int r = 1;
+
+	if (h->nb_snapshots)
+		return 0;
+	l1 = read_new(image, (size_t)h->l1_size * 8, h->l1_table_offset);
+	if (!l1)
+		return -EIO;
+	for (i = 0; i < h->l1_size && r > 0; i++) {
+		entry = be64_at(l1, i) & QCOW2_OFFSET_MASK;
+		if (entry)
+			r = l2_is_empty(image, entry);
+	}
+	free(l1);
+	return r;
+}
+
+static uint64_t div_up(uint64_t value, uint64_t by)
+{
+	return value / by + !!(value % by);
+}
+
+/*
+ * Every guest cluster newly allocated beside all that there is (of which
+ * internal snapshots may hold each), with new tables above them. Clusters that
+ * get free are used again, so that it can only be less.
+ */
+uint64_t image_need(const struct image *image)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t cluster = h->cluster_size;
+	uint64_t data = div_up(image->size, cluster);
+	uint64_t l2 = qcow2_l1_entries(h, image->size);
+	uint64_t l1 = div_up((uint64_t)h->l1_size * 8, cluster);
+	uint64_t total, blocks = 0, table = 0, before;
+
+	do {
+		before = blocks + table;
+		total = div_up(image->length, cluster) + data + l2 + 2 * l1 +
+			blocks + table;
+		blocks = div_up(total, 1ULL << h->refblock_bits);
+		/* A table that moves is there twice, and grows by half. */
+		table = 3 * div_up(blocks * 8, cluster);
+	} while (blocks + table != before);
+	/* Metadata is copied before its old place is free. */
+	total += total / 128 + 64;
+	if (total > QCOW2_MAX_OFFSET >> h->cluster_bits)
+		total = QCOW2_MAX_OFFSET >> h->cluster_bits;
+	return total << h->cluster_bits;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One image: its header, its name, and what can be told from reading it.
+ * Nothing here writes to an image.
+ */
+#ifndef IMAGE_H
+#define IMAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "format.h"
+#include "identity.h"
+
+enum image_format { FORMAT_UNKNOWN, FORMAT_QCOW2, FORMAT_RAW };
+
+/**
+ * struct image - what is known of an image
+ * @path: absolute, spelled as it was given
+ * @format: qcow2 or raw
+ * @id: identity
+ * @is_device: @path is a block device (also where @id is the file behind it)
+ * @fd: open for reading
+ * @length: of the file or device, bytes
+ * @allocated: bytes of disk space a file takes
+ * @size: virtual size, bytes
+ * @header: of a qcow2 image
+ * @backing: backing file name as recorded, or NULL
+ * @backing_format: as recorded, or NULL
+ * @data_file: name of the external data file, or NULL
+ * @unknown_features: names of incompatible features unknown to us, or NULL
+ */
+struct image {
+	char *path;
+	enum image_format format;
+	struct image_id id;
+	bool is_device;
+	int fd;
+	uint64_t length;
+	uint64_t allocated;
+	uint64_t size;
+	struct qcow2_header header;
+	char *backing;
+	char *backing_format;
+	char *data_file;
+	char *unknown_features;
+};
+
+/** format_name() - "qcow2", "raw" or "unknown" */
+const char *format_name(enum image_format format);
+
+/** format_of_name() - the reverse; FORMAT_UNKNOWN for what we do not know */
+enum image_format format_of_name(const char *name);
+
+/** absolute_path() - @path from the root, symbolic links as they are */
+char *absolute_path(const char *path);
+
+/**
+ * image_open() - read the header of an image
+ * @path: file or block device
+ * @format: FORMAT_UNKNOWN for a qcow2 image that must show it; others as told
+ * @image: result; close it with image_close(), after errors as well
+ *
+ * No locks are taken: an image in use elsewhere may be looked at.
+ *
+ * Return: 0 or an error, reported.
+ */
+int image_open(const char *path, enum image_format format, struct image *image);
+
+/** image_close() - free what image_open() filled */
+void image_close(struct image *image);
+
+/**
+ * image_check_usable() - can the kernel target work with this image?
+ * @image: the image
+ * @role_write: it is to be written
+ *
+ * Return: 0, or an error that names the feature or field, reported.
+ */
+int image_check_usable(const struct image *image, bool role_write);
+
+/**
+ * image_used_end() - where the last cluster in use ends
+ * @image: a qcow2 image; nobody writes it
+ * @end: result, bytes
+ *
+ * Return: 0, or an error, reported, if the refcounts cannot be trusted.
+ */
+int image_used_end(const struct image *image, uint64_t *end);
+
+/**
+ * image_is_empty() - does it have no data of its own?
+ * @image: a qcow2 image; nobody writes it
+ *
+ * Return: 1 if no cluster is allocated to a guest offset and there are no
+ * internal snapshots, 0 if not, or an error, reported.
+ */
+int image_is_empty(const struct image *image);
+
+/**
+ * image_need() - how long a file can get when the whole image is written
+ * @image: a qcow2 image
+ *
+ * Return: bytes, @image->length at least.
+ */
+uint64_t image_need(const struct image *image);
+
+/** round_up() - next multiple of @unit, a power of two */
+static inline uint64_t round_up(uint64_t value, uint64_t unit)
+{
+	return (value + unit - 1) & ~(unit - 1);
+}
+
+#endif /* IMAGE_H */

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Making an image so that it can be undone.
+ */
+#include "newimage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "device.h"
+#include "report.h"
+#include "state.h"
+
+static int check_free_device(const char *path)
+{
+	int fd = open(path, O_RDWR | O_EXCL | O_CLOEXEC);
+
+	if (fd < 0 && errno == EBUSY)
+		return report_fail(EBUSY, "%s is in use.", path);
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s for writing", path);
+	close(fd);
+	return 0;
+}
+
+static int check_existing(const char *path, const struct stat *st)
+{
+	struct image_id id = image_id_of(st);
+	struct image_user user;
+
+	if (device_uses(&id, false, &user))
+		return device_refuse(path, &user);
+	if (S_ISBLK(st->st_mode))
+		return check_free_device(path);
+	if (!S_ISREG(st->st_mode))
+		return report_fail(ENOTBLK,
+				   "%s is neither a file nor a block device.",
+				   path);
+	if (st->st_size)
+		return report_fail(EEXIST, "%s already exists.", path);
+	return 0;
+}
+
+int new_image_path(const char *word, char **path)
+{
+	struct stat st;
+
+	*path = NULL;
+	if (!*word)
+		return report_fail(EINVAL, "The name of the image is empty.");
+	*path = absolute_path(word);
+	if (stat(*path, &st) == 0)
+		return check_existing(*path, &st);
+	if (errno != ENOENT)
+		return report_errno(errno, "Cannot create %s", *path);
+	if (!strchr(word, '/') && strlen(word) < DM_NAME_MAX &&
+	    dm_query(word).exists)
+		return report_fail(EEXIST,
+				   "%s is the name of a device; for a file say ./%s.",
+				   word, word);
+	return 0;
+}
+
+static int make_file(struct json_object *journal, struct json_object *entry,
+		     const char *path)
+{
+	struct stat st;
+	int fd, r = 0;
+
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return report_errno(errno, "Cannot create %s", path);
+	if (fstat(fd, &st) < 0)
+		r = report_errno(errno, "Cannot stat %s", path);
+	close(fd);
+	json_set_number(entry, "dev", st.st_dev);
+	json_set_number(entry, "ino", st.st_ino);
+	return r < 0 ? r : journal_write(journal);
+}
+
+int new_image_make(struct json_object *journal, const struct new_image *image)
+{
+	struct json_object *entry;
+	int r;
+
+	if (access(image->path, F_OK) == 0) {
+		r = journal_write(journal);
+		return r < 0 ? r : qemu_create(image);
+	}
+	entry = json_object_new_object();
+	json_set_string(entry, "path", image->path);
+	json_object_object_add(journal, "new", entry);
+	r = journal_write(journal);
+	if (!r)
+		r = make_file(journal, entry, image->path);
+	return r < 0 ? r : qemu_create(image);
+}
+
+/* Killed before the inode was written down: the file is still empty. */
+static int is_made(struct json_object *entry, const struct stat *st)
+{
+	if (!json_number(entry, "ino"))
+		return st->st_size == 0;
+	return st->st_ino == json_number(entry, "ino") &&
+		st->st_dev == json_number(entry, "dev");
+}
+
+void new_image_undo(struct json_object *journal)
+{
+	struct json_object *entry;
+	const char *path;
+	struct stat st;
+
+	if (!json_object_object_get_ex(journal, "new", &entry))
+		return;
+	path = json_string(entry, "path");
+	if (path && lstat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+	    is_made(entry, &st))
+		unlink(path);
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Making an image so that it can be undone, by us or by the next command.
+ */
+#ifndef NEWIMAGE_H
+#define NEWIMAGE_H
+
+#include <json-c/json.h>
+
+#include "qemu.h"
+
+/**
+ * new_image_path() - where a new image is to be
+ * @word: from the command line
+ * @path: result, absolute; free() it, after errors as well
+ *
+ * There may be nothing yet, an empty file, or a block device that nobody uses.
+ *
+ * Return: 0 or an error, reported.
+ */
+int new_image_path(const char *word, char **path);
+
+/**
+ * new_image_make() - make an image
+ * @journal: the entry of the running command; gets a member "new"
+ * @image: what to make; its path is absolute
+ *
+ * The journal says what is made before there is a file. The path is a block
+ * device, an empty file, or nothing.
+ *
+ * Return: 0 or an error, reported; undo it then as well.
+ */
+int new_image_make(struct json_object *journal, const struct new_image *image);
+
+/**
+ * new_image_undo() - remove the file that new_image_make() made
+ * @journal: the entry it wrote into
+ *
+ * A block device, or a file that was there before, is left alone; so is one
+ * that somebody else has put into its place.
+ */
+void new_image_undo(struct json_object *journal);
+
+#endif /* NEWIMAGE_H */

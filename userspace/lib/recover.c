@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The journal.  An entry is an object with
+ *
+ *   operation, name, uuid   what is done to which device
+ *   state      open: the device's state to be;
+ *              close: its state so far
+ *   clean      close: the kernel wrote out everything, the file may be cut;
+ *              snapshot: the same of the old top
+ *   phase      snapshot: "prepare", or "swap" just before the resume ioctl
+ *   old, new_state          snapshot: state before and after
+ *   new        snapshot, create: the file that was made (newimage.c)
+ */
+#include "recover.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "attach.h"
+#include "newimage.h"
+#include "report.h"
+#include "state.h"
+#include "trim.h"
+
+/* How long a tail device may take to go: the kernel does it in a work item. */
+#define TAIL_TRIES	100
+#define TAIL_MSEC	20
+
+struct json_object *layers_json(const struct chain *chain)
+{
+	struct json_object *layers = json_object_new_array(), *layer;
+	const struct image *image;
+	unsigned int i;
+
+	for (i = 0; i < chain->count; i++) {
+		image = &chain->layers[i];
+		layer = json_object_new_object();
+		json_set_string(layer, "path", image->path);
+		json_set_string(layer, "format", format_name(image->format));
+		json_set_bool(layer, "block", image->id.block);
+		json_set_number(layer, "dev", image->id.dev);
+		json_set_number(layer, "ino", image->id.ino);
+		json_object_array_add(layers, layer);
+	}
+	return layers;
+}
+
+struct json_object *state_json(const char *name, const char *uuid,
+			       struct json_object *layers, uint64_t length)
+{
+	struct json_object *state = json_object_new_object();
+
+	json_set_string(state, "name", name);
+	json_set_string(state, "uuid", uuid);
+	if (length != NO_LENGTH)
+		json_set_number(state, "length", length);
+	json_object_object_add(state, "layers", layers);
+	return state;
+}
+
+struct json_object *journal_entry(const char *operation, const char *name,
+				  const char *uuid)
+{
+	struct json_object *entry = json_object_new_object();
+
+	json_set_string(entry, "operation", operation);
+	json_set_string(entry, "name", name);
+	json_set_string(entry, "uuid", uuid);
+	return entry;
+}
+
+static struct json_object *member(struct json_object *object, const char *key)
+{
+	struct json_object *value = NULL;
+
+	json_object_object_get_ex(object, key, &value);
+	return value;
+}
+
+static struct json_object *top_of(struct json_object *state)
+{
+	struct json_object *layers = member(state, "layers");
+
+	if (!json_object_is_type(layers, json_type_array))
+		return NULL;
+	return json_object_array_get_idx(layers, 0);
+}
+
+static struct image_id layer_id(struct json_object *layer)
+{
+	struct image_id id = {
+		.block = json_object_get_boolean(member(layer, "block")),
+		.dev = json_number(layer, "dev"),
+		.ino = json_number(layer, "ino"),
+	};
+
+	return id;
+}
+
+void trim_top_of(struct json_object *state)
+{
+	struct json_object *top = top_of(state);
+	const char *path = top ? json_string(top, "path") : NULL;
+	struct image_id id;
+	struct trim trim;
+
+	if (!path || !member(state, "length") ||
+	    format_of_name(json_string(top, "format")) != FORMAT_QCOW2)
+		return;
+	id = layer_id(top);
+	trim_prepare(path, &id, json_number(state, "length"), &trim);
+	trim_finish(&trim, true);
+}
+
+static bool is_clean(struct json_object *entry)
+{
+	return json_object_get_boolean(member(entry, "clean"));
+}
+
+/* The device of the entry, or one of the same name that is another? */
+static struct dm_state device_of(struct json_object *entry)
+{
+	struct dm_state state = dm_query(json_string(entry, "name"));
+
+	if (strcmp(state.uuid, json_string(entry, "uuid")))
+		state.exists = false;
+	return state;
+}
+
+/* It is open, but nobody noted it; or nothing came of it. */
+static int recover_open(struct json_object *entry)
+{
+	struct json_object *state = member(entry, "state");
+	const char *name = json_string(entry, "name");
+	struct dm_state dm = device_of(entry);
+
+	if (dm.exists && dm.live)
+		return device_state_save(name, state);
+	if (dm.exists && dm_remove(name, false) == -EBUSY)
+		return report_fail(EBUSY, "Device %s is still in use.", name);
+	trim_top_of(state);
+	return 0;
+}
+
+static int recover_close(struct json_object *entry)
+{
+	const char *name = json_string(entry, "name");
+	struct dm_state dm = device_of(entry);
+
+	if (dm.exists)
+		return dm.suspended ? dm_resume(name) : 0;
+	if (is_clean(entry))
+		trim_top_of(member(entry, "state"));
+	device_state_remove(name);
+	return 0;
+}
+
+static int recover_create(struct json_object *entry)
+{
+	new_image_undo(entry);
+	return 0;
+}
+
+/* The overlay is not used: it goes, or a given one gets its length again. */
+static void drop_overlay(struct json_object *entry)
+{
+	if (member(entry, "new"))
+		new_image_undo(entry);
+	else
+		trim_top_of(member(entry, "new_state"));
+}
+
+/*
+ * The old table with the old top, attached anew; without zero_from, since that
+ * holds up to the first suspend only.
+ */
+static int load_old_table(const struct device *device, struct image *top)
+{
+	struct device_layer *old = device->layers + 1;
+	struct attachment attachment;
+	struct dm_segment segment = {
+		.length = device->sectors,
+		.target = "qcow2",
+	};
+	int r;
+
+	r = attach_write_lock(top, true, &attachment);
+	if (!r)
+		r = attach_write(top, false, &attachment);
+	if (!r) {
+		old->device = attachment.device;
+		segment.params = device_params(old, device->count - 1,
+					       ZERO_FROM_NONE, device->features,
+					       device->feature_words);
+		r = dm_load(device->name, false, &segment);
+		free(segment.params);
+	}
+	if (!r)
+		r = dm_resume(device->name);
+	attach_release(&attachment, !r);
+	return r;
+}
+
+static int back_to_old_top(const struct device *device)
+{
+	struct image top;
+	int r;
+
+	if (device->count < 2)
+		return report_fail(EUCLEAN, "Device %s has lost its old table.",
+				   device->name);
+	r = image_open(device->layers[1].path, device->layers[1].format, &top);
+	if (!r)
+		r = load_old_table(device, &top);
+	image_close(&top);
+	return r;
+}
+
+/* The same table once more, without what holds up to the first suspend only */
+static int reload_same(const struct device *device)
+{
+	struct dm_segment segment = {
+		.length = device->sectors,
+		.target = "qcow2",
+	};
+	int r;
+
+	segment.params = device_params(device->layers, device->count,
+				       ZERO_FROM_NONE, device->features,
+				       device->feature_words);
+	r = dm_load(device->name, device->dm.read_only, &segment);
+	free(segment.params);
+	return r < 0 ? r : dm_resume(device->name);
+}
+
+static int stay_on_old(const struct device *device)
+{
+	int r = 0;
+
+	if (device->dm.loaded)
+		r = dm_clear(device->name);
+	if (!r && device->dm.suspended)
+		r = reload_same(device);
+	return r;
+}
+
+static bool is_unwritten(struct json_object *layer)
+{
+	struct image image;
+	bool empty;
+
+	empty = image_open(json_string(layer, "path"), FORMAT_QCOW2,
+			   &image) == 0 && image_is_empty(&image) > 0;
+	image_close(&image);
+	return empty;
+}
+
+static int snapshot_done(struct json_object *entry)
+{
+	int r = device_state_save(json_string(entry, "name"),
+				  member(entry, "new_state"));
+
+	attach_prune();
+	if (!r && is_clean(entry))
+		trim_top_of(member(entry, "old"));
+	return r;
+}
+
+/* On the old chain or on the new one? The active table tells. */
+static int recover_snapshot_of(struct json_object *entry,
+			       const struct device *device)
+{
+	struct json_object *overlay = top_of(member(entry, "new_state"));
+	struct image_id id = layer_id(overlay);
+	int r;
+
+	if (!image_id_equal(&device->layers[0].id, &id)) {
+		r = stay_on_old(device);
+	} else if (device->dm.suspended && is_unwritten(overlay)) {
+		r = back_to_old_top(device);
+	} else {
+		r = device->dm.suspended ? dm_resume(device->name) : 0;
+		return r < 0 ? r : snapshot_done(entry);
+	}
+	if (!r)
+		drop_overlay(entry);
+	return r;
+}
+
+static int recover_snapshot(struct json_object *entry)
+{
+	const char *name = json_string(entry, "name");
+	const char *phase = json_string(entry, "phase");
+	struct dm_state dm = device_of(entry);
+	struct device device;
+	int r;
+
+	if (!dm.exists || !device_load(name, &device)) {
+		/* Gone since: perhaps it had written to the overlay. */
+		if (phase && !strcmp(phase, "prepare"))
+			drop_overlay(entry);
+		return 0;
+	}
+	r = recover_snapshot_of(entry, &device);
+	device_free(&device);
+	return r;
+}
+
+static int recover_entry(struct json_object *entry)
+{
+	static const struct {
+		const char *operation;
+		int (*recover)(struct json_object *entry);
+	} kinds[] = {
+		{ "open", recover_open },
+		{ "close", recover_close },
+		{ "create", recover_create },
+		{ "snapshot", recover_snapshot },
+	};
+	const char *operation = json_string(entry, "operation");
+	unsigned int i;
+
+	if (!operation || !json_string(entry, "name") ||
+	    !json_string(entry, "uuid"))
+		return 0;
+	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		if (!strcmp(operation, kinds[i].operation))
+			return kinds[i].recover(entry);
+	}
+	return 0;
+}
+
+static bool same_device(const char *name, const char *uuid)
+{
+	struct dm_state state = dm_query(name);
+
+	return state.exists && !strcmp(state.uuid, uuid);
+}
+
+int recover(void)
+{
+	struct json_object *entry = journal_read();
+	int r = 0;
+
+	if (entry)
+		r = recover_entry(entry);
+	json_object_put(entry);
+	if (r < 0)
+		return r;
+	journal_clear();
+	attach_prune();
+	device_state_prune(same_device);
+	return 0;
+}
+
+int begin_change(bool needs_dm)
+{
+	int r = needs_dm ? dm_available() : 0;
+
+	if (!r)
+		r = state_lock(true);
+	return r < 0 ? r : recover();
+}
+
+int begin_look(void)
+{
+	int r = dm_available();
+
+	if (r < 0)
+		return r;
+	if (geteuid() == 0 && state_lock(false) == 0) {
+		recover();
+		state_unlock();
+	}
+	return 0;
+}
+
+static bool visit_tail(const char *name, void *data)
+{
+	struct dm_state state = dm_query(name);
+
+	(void)data;
+	return state.exists && dm_uuid_is(&state, DM_UUID_TAIL) &&
+		!state.open_count;
+}
+
+void wait_tails_gone(void)
+{
+	int tries;
+
+	for (tries = 0; tries < TAIL_TRIES && dm_each(visit_tail, NULL); tries++)
+		usleep(TAIL_MSEC * 1000);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The journal, and what to do when a command did not come to its end.
+ *
+ * A command writes down what it is about to do before it does it, and clears
+ * the journal as its last step. If it fails it calls recover() itself; if it is
+ * killed the next command does. There is one way to undo, therefore, and every
+ * failure goes it.
+ *
+ * Most needs no undoing: loop devices clear themselves with their last user,
+ * and so do tail devices.
+ */
+#ifndef RECOVER_H
+#define RECOVER_H
+
+#include "chain.h"
+#include "device.h"
+
+/**
+ * layers_json() - layers of a chain, as the journal and the state have them
+ * @chain: the layers
+ */
+struct json_object *layers_json(const struct chain *chain);
+
+/**
+ * state_json() - state of a device
+ * @name: its name
+ * @uuid: its UUID
+ * @layers: of layers_json(); is taken over
+ * @length: of the top image's file at open, or NO_LENGTH if it is not made longer
+ */
+#define NO_LENGTH	UINT64_MAX
+struct json_object *state_json(const char *name, const char *uuid,
+			       struct json_object *layers, uint64_t length);
+
+/**
+ * journal_entry() - a new journal entry
+ * @operation: "open", "close", "snapshot" or "create"
+ * @name: device
+ * @uuid: its UUID
+ */
+struct json_object *journal_entry(const char *operation, const char *name,
+				  const char *uuid);
+
+/**
+ * recover() - finish or undo what the journal says, and clear what is stray
+ *
+ * Call it with the state lock held, and without attachments.
+ *
+ * Return: 0 or an error, reported; the journal stays then.
+ */
+int recover(void);
+
+/**
+ * begin_change() - start of a command that changes something
+ *
+ * @needs_dm: without device-mapper there is nothing to do; else there are just
+ *	no devices to mind
+ *
+ * Takes the state lock and recovers.
+ *
+ * Return: 0 or an error, reported.
+ */
+int begin_change(bool needs_dm);
+
+/**
+ * begin_look() - start of a command that only looks
+ *
+ * Recovers too, unless another command is at work. The lock is not held after.
+ *
+ * Return: 0, or an error, reported, if there is no device-mapper.
+ */
+int begin_look(void);
+
+/**
+ * trim_top_of() - cut a file back that no device writes any more
+ * @state: state of a device, whose top it was
+ */
+void trim_top_of(struct json_object *state);
+
+/** wait_tails_gone() - wait a little until tail devices without users are gone */
+void wait_tails_gone(void);
+
+#endif /* RECOVER_H */

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What is remembered between commands.
+ */
+#include "state.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "report.h"
+
+#define STATE_DIR	"/run/qcow2setup"
+#define DEVICE_DIR	STATE_DIR "/device"
+#define LOOP_DIR	STATE_DIR "/loop"
+#define JOURNAL		STATE_DIR "/journal"
+
+static int lock_fd = -1;
+
+static int make_directories(void)
+{
+	static const char * const dirs[] = { STATE_DIR, DEVICE_DIR, LOOP_DIR };
+	unsigned int i;
+
+	for (i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+		if (mkdir(dirs[i], 0700) < 0 && errno != EEXIST)
+			return report_errno(errno, "Cannot create %s", dirs[i]);
+	}
+	return 0;
+}
+
+int state_lock(bool wait)
+{
+	int fd, r;
+
+	r = make_directories();
+	if (r < 0)
+		return r;
+	fd = open(STATE_DIR "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s/lock", STATE_DIR);
+	do {
+		r = flock(fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB);
+	} while (r < 0 && errno == EINTR);
+	if (r < 0) {
+		r = errno;
+		close(fd);
+		if (r == EWOULDBLOCK)
+			return -EAGAIN;
+		return report_errno(r, "Cannot lock %s/lock", STATE_DIR);
+	}
+	lock_fd = fd;
+	return 0;
+}
+
+void state_unlock(void)
+{
+	if (lock_fd >= 0)
+		close(lock_fd);
+	lock_fd = -1;
+}
+
+int state_lock_fd(void)
+{
+	return lock_fd;
+}
+
+static int write_all(int fd, const char *data)
+{
+	size_t left = strlen(data);
+	ssize_t n;
+
+	while (left) {
+		n = write(fd, data, left);
+		if (n < 0)
+			return -errno;
+		data += n;
+		left -= n;
+	}
+	return 0;
+}
+
+static int replace_file(const char *path, struct json_object *content)
+{
+	char *temporary = text("%s.new", path);
+	int fd, r;
+
+	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	r = fd < 0 ? -errno :
+		write_all(fd, json_object_to_json_string(content));
+	if (fd >= 0)
+		close(fd);
+	if (!r && rename(temporary, path) < 0)
+		r = -errno;
+	if (r < 0)
+		report_errno(-r, "Cannot write %s", path);
+	free(temporary);
+	return r;
+}
+
+int journal_write(struct json_object *entry)
+{
+	return replace_file(JOURNAL, entry);
+}
+
+struct json_object *journal_read(void)
+{
+	if (access(JOURNAL, F_OK) < 0)
+		return NULL;
+	return json_object_from_file(JOURNAL);
+}
+
+void journal_clear(void)
+{
+	unlink(JOURNAL);
+}
+
+/* A device's name is no path (see device_name_check()), but may be "x.new". */
+static char *device_file(const char *name)
+{
+	return text("%s/%s.json", DEVICE_DIR, name);
+}
+
+int device_state_save(const char *name, struct json_object *state)
+{
+	char *path = device_file(name);
+	int r = replace_file(path, state);
+
+	free(path);
+	return r;
+}
+
+struct json_object *device_state_load(const char *name)
+{
+	struct json_object *state = NULL;
+	char *path = device_file(name);
+
+	if (access(path, R_OK) == 0)
+		state = json_object_from_file(path);
+	free(path);
+	return state;
+}
+
+void device_state_remove(const char *name)
+{
+	char *path = device_file(name);
+
+	unlink(path);
+	free(path);
+}
+
+void device_state_prune(bool (*exists)(const char *name, const char *uuid))
+{
+	struct json_object *state;
+	struct dirent *entry;
+	const char *uuid;
+	size_t len;
+	DIR *dir;
+
+	dir = opendir(DEVICE_DIR);
+	while (dir && (entry = readdir(dir))) {
+		len = strlen(entry->d_name);
+		if (len <= 5 || strcmp(entry->d_name + len - 5, ".json"))
+			continue;
+		entry->d_name[len - 5] = '\0';
+		state = device_state_load(entry->d_name);
+		uuid = state ? json_string(state, "uuid") : NULL;
+		if (!uuid || !exists(entry->d_name, uuid))
+			device_state_remove(entry->d_name);
+		json_object_put(state);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+void loop_mark(int index)
+{
+	char *path = text("%s/loop%d", LOOP_DIR, index);
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		close(fd);
+	free(path);
+}
+
+void loop_unmark(int index)
+{
+	char *path = text("%s/loop%d", LOOP_DIR, index);
+
+	unlink(path);
+	free(path);
+}
+
+void loop_marks_prune(bool (*ours)(int index))
+{
+	struct dirent *entry;
+	int index;
+	DIR *dir;
+
+	dir = opendir(LOOP_DIR);
+	while (dir && (entry = readdir(dir))) {
+		if (sscanf(entry->d_name, "loop%d", &index) == 1 && !ours(index))
+			loop_unmark(index);
+	}
+	if (dir)
+		closedir(dir);
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What is remembered between commands, in /run/qcow2setup (until the next
+ * boot, as the devices are):
+ *
+ *   lock            held (flock) by the command that changes something
+ *   journal         what that command is about to do; recover.h
+ *   device/NAME     an open device: names of its images, length at open
+ *   loop/loopN      exists while loopN is ours, for the udev rules
+ *
+ * The truth about devices, loops and locks is the kernel's, and is asked
+ * there; a lost file here costs a file name in a message, or a truncation.
+ */
+#ifndef STATE_H
+#define STATE_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+
+/**
+ * state_lock() - become the only command that changes something
+ * @wait: wait for the others; else give up when there is one
+ *
+ * The lock ends with the process, and with the qemu-img it started.
+ *
+ * Return: 0, -EAGAIN (unreported) if @wait is false and the lock is held, or
+ * another error, reported.
+ */
+int state_lock(bool wait);
+
+/** state_unlock() - let the next one in.  The lock need not be held. */
+void state_unlock(void);
+
+/** state_lock_fd() - descriptor of the lock, -1 if it is not held */
+int state_lock_fd(void);
+
+/**
+ * journal_write() - write down what comes next, or how far it got
+ * @entry: see recover.c
+ *
+ * The file is replaced in one step: who reads it sees the old entry or the
+ * new one.  Call it with the lock held.
+ *
+ * Return: 0 or an error, reported.
+ */
+int journal_write(struct json_object *entry);
+
+/** journal_read() - the entry of a command that did not finish, or NULL */
+struct json_object *journal_read(void);
+
+/** journal_clear() - nothing is under way */
+void journal_clear(void);
+
+/** device_state_save() - remember @state of the device @name; reports errors */
+int device_state_save(const char *name, struct json_object *state);
+
+/** device_state_load() - what is known of the device @name, or NULL */
+struct json_object *device_state_load(const char *name);
+
+/** device_state_remove() - forget the device @name */
+void device_state_remove(const char *name);
+
+/**
+ * device_state_prune() - forget devices that are gone
+ * @exists: tells whether there is a device of this name and UUID
+ */
+void device_state_prune(bool (*exists)(const char *name, const char *uuid));
+
+/** loop_mark() - tell udev, before it hears of it, that a loop is ours */
+void loop_mark(int index);
+
+/** loop_unmark() - it is not */
+void loop_unmark(int index);
+
+/** loop_marks_prune() - drop the marks of loops that are not ours (any more) */
+void loop_marks_prune(bool (*ours)(int index));
+
+#endif /* STATE_H */

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * qcow2setup: qcow2 images as block devices.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "dm.h"
+#include "report.h"
+
+enum option_id {
+	OPT_HELP = 'h',
+	OPT_VERSION = 'V',
+	OPT_BACKING = 'b',
+	OPT_BACKING_FMT = 'F',
+	OPT_OPTIONS = 'o',
+	OPT_JSON = 256,
+	OPT_READ_ONLY,
+	OPT_FORMAT,
+	OPT_PARTITIONS,
+	OPT_NO_GROW,
+	OPT_BACKING_CHAIN,
+	OPT_EXISTING,
+};
+
+static const struct option options[] = {
+	{ "help", no_argument, NULL, OPT_HELP },
+	{ "version", no_argument, NULL, OPT_VERSION },
+	{ "json", no_argument, NULL, OPT_JSON },
+	{ "read-only", no_argument, NULL, OPT_READ_ONLY },
+	{ "readonly", no_argument, NULL, OPT_READ_ONLY },
+	{ "backing-format", required_argument, NULL, OPT_FORMAT },
+	{ "partitions", no_argument, NULL, OPT_PARTITIONS },
+	{ "no-grow", no_argument, NULL, OPT_NO_GROW },
+	{ "backing-chain", no_argument, NULL, OPT_BACKING_CHAIN },
+	{ "existing", no_argument, NULL, OPT_EXISTING },
+	{ }
+};
+
+/**
+ * struct command - a command
+ * @name: its name
+ * @run: carries it out
+ * @least: number of words it needs
+ * @most: number of words it takes
+ * @options: those it takes besides --json, --help and --version, 0 at the end
+ * @usage: its arguments
+ * @what: what it does
+ */
+struct command {
+	const char *name;
+	int (*run)(struct arguments *args);
+	int least;
+	int most;
+	int options[6];
+	const char *usage;
+	const char *what;
+};
+
+static const struct command commands[] = {
+	{ "open", cmd_open, 2, 2,
+	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW },
+	  "IMAGE NAME [--read-only] [--backing-format IMAGE=FORMAT]\n"
+	  "             [--partitions] [--no-grow]",
+	  "open the chain under IMAGE as /dev/mapper/NAME" },
+	{ "close", cmd_close, 1, 1, { 0 }, "NAME", "close the device NAME" },
+	{ "list", cmd_list, 0, 0, { 0 }, "", "list open devices" },
+	{ "status", cmd_status, 1, 1, { 0 }, "NAME",
+	  "show the state of the device NAME" },
+	{ "info", cmd_info, 1, 1, { OPT_BACKING_CHAIN, OPT_FORMAT },
+	  "IMAGE|NAME [--backing-chain] [--backing-format IMAGE=FORMAT]",
+	  "show what is in an image, or in those of a device" },
+	{ "create", cmd_create, 1, 2,
+	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT },
+	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]",
+	  "create an image (SIZE and OPTIONS as for qemu-img)" },
+	{ "snapshot", cmd_snapshot, 2, 2, { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW },
+	  "NAME|IMAGE OVERLAY [--existing] [--no-grow]\n"
+	  "             [--backing-format IMAGE=FORMAT]",
+	  "go on writing in OVERLAY; what was written so far stays as it is" },
+};
+
+#define COMMAND_COUNT	(sizeof(commands) / sizeof(commands[0]))
+
+static void print_help(void)
+{
+	unsigned int i;
+
+	puts("Usage: qcow2setup COMMAND [ARGUMENT]... [OPTION]...\n"
+	     "\n"
+	     "Makes block devices of qcow2 images.\n");
+	for (i = 0; i < COMMAND_COUNT; i++)
+		printf("  %s %s\n        %s\n", commands[i].name,
+		       commands[i].usage, commands[i].what);
+	puts("\n"
+	     "  --json      print JSON\n"
+	     "  --help      print this text\n"
+	     "  --version   print the version\n"
+	     "\n"
+	     "A word with a slash is a path, one without is the name of a device.\n"
+	     "Exit codes: 0 success, 1 wrong parameters, 2 no permission, 3 out of memory,\n"
+	     "4 wrong device or image, 5 device exists or is busy. See qcow2setup(8).");
+}
+
+static const struct command *find_command(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < COMMAND_COUNT; i++) {
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	}
+	return NULL;
+}
+
+static bool takes(const struct command *command, int option)
+{
+	unsigned int i;
+
+	if (option == OPT_JSON)
+		return true;
+	for (i = 0; i < sizeof(command->options) / sizeof(int); i++) {
+		if (command->options[i] == option)
+			return true;
+	}
+	return false;
+}
+
+static int set_option(struct arguments *args, int option)
+{
+	switch (option) {
+	case OPT_JSON:
+		args->json = true;
+		break;
+	case OPT_READ_ONLY:
+		args->read_only = true;
+		break;
+	case OPT_PARTITIONS:
+		args->partitions = true;
+		break;
+	case OPT_NO_GROW:
+		args->no_grow = true;
+		break;
+	case OPT_BACKING_CHAIN:
+		args->backing_chain = true;
+		break;
+	case OPT_EXISTING:
+		args->existing = true;
+		break;
+	case OPT_BACKING:
+		args->backing = optarg;
+		break;
+	case OPT_BACKING_FMT:
+		args->backing_format = optarg;
+		break;
+	case OPT_OPTIONS:
+		args->options = optarg;
+		break;
+	case OPT_FORMAT:
+		return formats_add(&args->formats, optarg);
+	}
+	return 0;
+}
+
+static int usage_error(void)
+{
+	fputs("See 'qcow2setup --help'.\n", stderr);
+	return -EINVAL;
+}
+
+/* Options may stand before the command, too. */
+static int parse(int argc, char **argv, struct arguments *args,
+		 const struct command **command)
+{
+	int seen[32], count = 0, option, words, i, r = 0;
+
+	while (!r && (option = getopt_long(argc, argv, "hVb:F:o:", options,
+					   NULL)) != -1) {
+		if (option == '?')
+			return usage_error();
+		if (option == OPT_HELP) {
+			print_help();
+			return 0;
+		}
+		if (option == OPT_VERSION) {
+			puts("qcow2setup " QCOW2SETUP_VERSION);
+			return 0;
+		}
+		if (count < 32)
+			seen[count++] = option;
+		r = set_option(args, option);
+	}
+	if (r < 0)
+		return r;
+	*command = optind < argc ? find_command(argv[optind]) : NULL;
+	if (!*command) {
+		if (optind < argc)
+			report_fail(EINVAL, "Unknown command '%s'.",
+				    argv[optind]);
+		else
+			report_fail(EINVAL, "No command given.");
+		return usage_error();
+	}
+	words = argc - optind - 1;
+	if (words < (*command)->least || words > (*command)->most) {
+		report_fail(EINVAL, "Wrong number of arguments: %s %s",
+			    (*command)->name, (*command)->usage);
+		return usage_error();
+	}
+	for (i = 0; i < words; i++)
+		args->words[i] = argv[optind + 1 + i];
+	for (i = 0; i < count; i++) {
+		if (!takes(*command, seen[i])) {
+			report_fail(EINVAL, "An option is not for %s: %s %s",
+				    (*command)->name, (*command)->name,
+				    (*command)->usage);
+			return usage_error();
+		}
+	}
+	return 0;
+}
+
+bool is_path(const char *word)
+{
+	return strchr(word, '/');
+}
+
+/* Descriptors 0 to 2 must not become an image that a message is written to. */
+static void open_standard_descriptors(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= 2);
+	if (fd > 2)
+		close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *command = NULL;
+	struct arguments args = { 0 };
+	int r;
+
+	open_standard_descriptors();
+	/* Growing a file beyond a limit must be an error, not the end. */
+	signal(SIGXFSZ, SIG_IGN);
+	dm_init();
+	r = parse(argc, argv, &args, &command);
+	if (!r && command)
+		r = command->run(&args);
+	formats_free(&args.formats);
+	if (fflush(stdout) == EOF && !r)
+		r = report_errno(errno, "Cannot write the result");
+	return report_exit_code(r);
+}
