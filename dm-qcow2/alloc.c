@@ -447,7 +447,7 @@ static int alloc_locked(struct qc_image *img, u32 want, struct qc_run *run)
 		if (found && !run->count && !b->frozen &&
 		    qc_metaset_has(&img->metaset, run->start)) {
 			mutex_unlock(&img->meta_lock);
-			qc_image_corrupt(img, "refcount of cluster %llu is 0, but it holds metadata",
+			qc_image_corrupt(img, "cluster %llu holds metadata, but its refcount is 0",
 					 run->start);
 			return -EIO;
 		}
@@ -670,8 +670,9 @@ static int metaset_add_range(struct qc_image *img, const char *what, u64 host,
 		int err = qc_metaset_add(&img->metaset, c);
 
 		if (err == -EEXIST)
-			DMERR("%pg: the %s at %llu overlaps other metadata at cluster %llu; run qemu-img check -r all",
-			      img->bdev, what, host, c);
+			DMERR("%pg: the %s at %llu overlaps metadata at %llu; run qemu-img check",
+			      img->bdev, what, host,
+			      c << img->h.cluster_bits);
 		if (err)
 			return err;
 	}
@@ -716,7 +717,7 @@ static int open_refblocks(struct qc_image *img)
 		why = qcow2_reftable_entry_check(&img->h, entry,
 						 img->dev_bytes);
 		if (why) {
-			DMERR("%pg: refcount table entry %u (%#llx) at %llu %s; run qemu-img check -r all",
+			DMERR("%pg: refcount table entry %u (%#llx) at %llu %s; run qemu-img check",
 			      img->bdev, i, entry,
 			      img->h.refcount_table_offset + (u64)i * 8, why);
 			return -EINVAL;

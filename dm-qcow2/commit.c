@@ -68,7 +68,8 @@ struct commit_bio {
 
 int qc_commit_bioset_init(struct bio_set *bs)
 {
-	return bioset_init(bs, 4, offsetof(struct commit_bio, bio), 0);
+	return bioset_init(bs, 4, offsetof(struct commit_bio, bio),
+			   BIOSET_NEED_BVECS);
 }
 
 void qc_commit_schedule(struct qc_image *img)
@@ -197,8 +198,8 @@ static void write_block(struct qc_image *img, struct qc_commit *c,
 	cb->block = b;
 	bio->bi_iter.bi_sector = b->wb_host >> SECTOR_SHIFT;
 	bio->bi_end_io = commit_end_io;
-	bio_add_page(bio, virt_to_page(b->wb_data), img->block_bytes,
-		     offset_in_page(b->wb_data));
+	__bio_add_page(bio, virt_to_page(b->wb_data), img->block_bytes,
+		       offset_in_page(b->wb_data));
 	atomic_inc(&c->pending);
 	submit_bio_noacct(bio);
 }

@@ -238,12 +238,19 @@ int qcow2_header_check_bounds(const struct qcow2_header *h, __u64 image_bytes,
 
 const char *qcow2_feature_name(unsigned int bit)
 {
-	static const char * const names[] = {
-		"dirty bit", "corrupt bit", "external data file",
-		"compression type", "extended L2 entries",
-	};
-
-	return bit < sizeof(names) / sizeof(names[0]) ? names[bit] : (void *)0;
+	switch (bit) {
+	case 0:
+		return "dirty bit";
+	case 1:
+		return "corrupt bit";
+	case 2:
+		return "external data file";
+	case 3:
+		return "compression type";
+	case 4:
+		return "extended L2 entries";
+	}
+	return (void *)0;
 }
 
 int qcow2_ext_next(const void *buf, __u32 len, __u32 offset,

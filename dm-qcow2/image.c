@@ -28,7 +28,7 @@ int qc_image_rw(struct qc_image *img, blk_opf_t op, u64 host, void *buf,
 		return -EIO;
 	bio_init(&bio, img->bdev, &vec, 1, op | REQ_META);
 	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
-	bio_add_page(&bio, virt_to_page(buf), len, offset_in_page(buf));
+	__bio_add_page(&bio, virt_to_page(buf), len, offset_in_page(buf));
 	err = submit_bio_wait(&bio);
 	bio_uninit(&bio);
 	return err;
@@ -307,8 +307,8 @@ static int epoch_init(struct qc_image *img)
 
 	for (i = 0; i < ARRAY_SIZE(img->epochs); i++) {
 		init_completion(&img->epochs[i].drained);
-		err = percpu_ref_init(&img->epochs[i].ref, epoch_release, 0,
-				      GFP_KERNEL);
+		err = percpu_ref_init(&img->epochs[i].ref, epoch_release,
+				      PERCPU_REF_ALLOW_REINIT, GFP_KERNEL);
 		if (err)
 			return err;
 	}

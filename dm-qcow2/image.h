@@ -110,8 +110,8 @@ struct qc_image {
 	unsigned int nr_dirty;
 	atomic_t nr_unsafe;		/* L1 and L2 blocks not durable yet */
 	bool header_dirty;		/* refcount table moved */
-	struct mutex load_lock[QC_LOAD_LOCKS];
-	struct mutex l2_lock;
+	struct mutex load_lock[QC_LOAD_LOCKS];	/* see the lock table above */
+	struct mutex l2_lock;		/* see the lock table above */
 	mempool_t *wb_pool;		/* writeback copies of blocks */
 	mempool_t *free_pool;		/* struct qc_free */
 	struct bio_set bios;		/* metadata writes */

@@ -149,7 +149,7 @@ void qc_l2_complain(struct qc_image *img, u64 guest)
 	if (!b)
 		return;
 	if (entry == QC_ENTRY_POISON)
-		DMERR_LIMIT("%pg: L2 entry of guest offset %llu is invalid: I/O refused; run qemu-img check",
+		DMERR_LIMIT("%pg: invalid L2 entry of guest offset %llu; run qemu-img check",
 			    img->bdev, guest);
 	else if (entry & QCOW2_OFLAG_COMPRESSED)
 		DMERR_LIMIT("%pg: guest offset %llu: compressed clusters: not supported yet",
@@ -204,7 +204,7 @@ static int load_insert(struct qc_image *img, u64 guest, u64 l1_entry,
 	qc_block_insert(b);
 	mutex_unlock(&img->meta_lock);
 	if (wrong)
-		qc_image_corrupt(img, "L2 table at %llu: entry %#llx %s (%u such in this part, guest offset %llu on)",
+		qc_image_corrupt(img, "L2 table at %llu: entry %#llx %s (%u such, guest %llu)",
 				 l1_entry & QCOW2_OFFSET_MASK, bad, why, wrong,
 				 guest & ~((1ULL << img->slice_shift) - 1));
 	return 0;

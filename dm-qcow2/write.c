@@ -209,7 +209,7 @@ static int device_rw(struct block_device *bdev, blk_opf_t op, u64 host,
 
 	bio_init(&bio, bdev, &vec, 1, op);
 	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
-	bio_add_page(&bio, virt_to_page(buf), len, 0);
+	__bio_add_page(&bio, virt_to_page(buf), len, 0);
 	err = submit_bio_wait(&bio);
 	bio_uninit(&bio);
 	return err;
