@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
 import time
 
 SECTOR = 512
@@ -76,10 +77,15 @@ class Loop:
         fcntl.ioctl(self.fd, self.CLR_FD)
         os.close(self.fd)
         self.fd = -1
-        # The device goes away when the last opener does; wait for it.
-        path = f"/sys/block/{self.dev[5:]}/loop"
-        for _ in range(200):
-            if not os.path.exists(path):
+        # The device goes away when the last opener does; wait for it. By then
+        # somebody else may have it.
+        path = f"/sys/block/{self.dev[5:]}/loop/backing_file"
+        for _ in range(1000):
+            try:
+                with open(path) as f:
+                    if f.read().strip() != os.path.realpath(self.path):
+                        return
+            except OSError:
                 return
             time.sleep(0.01)
         raise RuntimeError(f"{self.dev} does not go away")
@@ -176,8 +182,22 @@ class Dm:
                 time.sleep(0.02)
 
 
+class _Buffers(threading.local):
+    """A buffer of each thread: fresh pages are slow on an emulated CPU."""
+
+    def __init__(self):
+        self.map = mmap.mmap(-1, 1 << 20)
+
+    def get(self, length):
+        if len(self.map) < length:
+            self.map = mmap.mmap(-1, length)
+        return memoryview(self.map)[:length]
+
+
 class Device:
     """An open block device, direct I/O."""
+
+    _buffers = _Buffers()
 
     BLKDISCARD = 0x1277
     BLKZEROOUT = 0x127F
@@ -194,19 +214,19 @@ class Device:
         os.close(self.fd)
 
     def write(self, offset, data, fua=False):
-        buf = mmap.mmap(-1, len(data))
-        buf[:] = bytes(data)
+        buf = self._buffers.get(len(data))
+        buf[:] = data
         flags = os.RWF_DSYNC if fua else 0
         done = os.pwritev(self.fd, [buf], offset, flags)
         if done != len(data):
             raise OSError(errno.EIO, f"wrote {done} of {len(data)} bytes")
 
     def read(self, offset, length):
-        buf = mmap.mmap(-1, length)
+        buf = self._buffers.get(length)
         done = os.preadv(self.fd, [buf], offset)
         if done != length:
             raise OSError(errno.EIO, f"read {done} of {length} bytes")
-        return buf[:]
+        return bytes(buf)
 
     def read_all(self, chunk=1 << 20):
         out = bytearray()

@@ -100,17 +100,18 @@ mount_scratch()
 # Removes what a test left, and tells of it.
 clean_up()
 {
-	local left name loop file
+	local left name names loop file
 
 	left=$(dmsetup ls 2>/dev/null | grep -v '^No devices')
-	for name in $(awk '{print $1}' <<<"$left"); do
+	names=$(awk '{print $1}' <<<"$left")
+	for name in $names; do
 		# A suspended or queueing device would not go.
 		dmsetup wipe_table --noflush --nolockfs "$name" >/dev/null 2>&1
 		dmsetup resume "$name" >/dev/null 2>&1
 	done
 	awk -v dir="$SCRATCH/" 'index($2, dir) == 1 { print $2 }' /proc/mounts |
 		sort -r | xargs -r umount
-	for name in $(awk '{print $1}' <<<"$left"); do
+	for name in $names; do
 		dmsetup remove --retry "$name" >/dev/null 2>&1
 	done
 	for loop in /sys/block/loop*/loop/backing_file; do

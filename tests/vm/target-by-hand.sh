@@ -8,7 +8,8 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# mapped NAME SIZE_MIB LAYER...: LAYER is FORMAT:DEVICE; features in $features.
+# table SIZE_MIB LAYER...: prints a table line. LAYER is FORMAT:DEVICE; $features
+# are words to append.
 table()
 {
 	local mib=$1 layer line
@@ -146,21 +147,21 @@ test_live_snapshots_under_fio()
 	for n in 1 2 3; do
 		sleep 1
 		qemu-img create -q -f qcow2 -u -b layer$((n - 1)) -F qcow2 \
-			layer$n 64M
-		grown layer$n 256M
-		layers="qcow2:$(attach layer$n) $layers"
+			"layer$n" 64M
+		grown "layer$n" 256M
+		layers="qcow2:$(attach "layer$n") $layers"
 		# shellcheck disable=SC2086 # one layer a word
 		dmsetup load vm --table "$(table 64 $layers)"
 		dmsetup resume vm
 		sha256sum layer$((n - 1)) >>sums
 	done
-	wait $fio
+	wait "$fio"
 	sha256sum -c --quiet sums
 	sha256sum </dev/mapper/vm >device
 	dmsetup remove vm
 	losetup -D
 	for n in 0 1 2 3; do
-		qemu-img check layer$n
+		qemu-img check "layer$n"
 	done
 	qemu-img convert -O raw layer3 flat
 	equal "$(sha256sum <flat)" "$(cat device)" "the chain as QEMU reads it"
@@ -177,7 +178,7 @@ small_volume()
 test_error_if_no_space()
 {
 	small_volume
-	features='1 error_if_no_space' 
+	features='1 error_if_no_space'
 	dmsetup create vm --table "$(table 64 "qcow2:$loop")"
 	dd if=/dev/zero of=/dev/mapper/vm bs=64k count=32 oflag=direct
 	fails dd if=/dev/urandom of=/dev/mapper/vm bs=1M count=32 oflag=direct 2>err
@@ -208,13 +209,13 @@ test_no_space_queues_until_the_device_grows()
 	wait_for 30 mode_is no_space
 	[ "$(dmsetup info -c --noheadings -o events vm)" != "$events" ] ||
 		die "no dm event"
-	kill -0 $dd
+	kill -0 "$dd"
 	truncate -s 128M image
 	losetup -c "$loop"
 	dmsetup load vm --table "$(table 64 "qcow2:$loop")"
 	dmsetup suspend --noflush --nolockfs vm
 	dmsetup resume vm
-	wait $dd
+	wait "$dd"
 	mode_is rw
 	cmp -n $((32 << 20)) data /dev/mapper/vm
 	dmsetup remove vm
@@ -239,7 +240,7 @@ test_no_space_and_remove()
 	dmsetup load vm --table "0 131072 error"
 	dmsetup suspend --noflush --nolockfs vm
 	dmsetup resume vm
-	fails wait $dd
+	fails wait "$dd"
 	dmsetup remove --retry vm
 	losetup -d "$loop"
 	qemu-img check image
@@ -278,7 +279,7 @@ test_a_failed_metadata_write()
 	rc=0
 	qemu-img check image || rc=$?
 	# leaks at the worst
-	[ $rc = 0 ] || [ $rc = 3 ]
+	[ "$rc" = 0 ] || [ "$rc" = 3 ]
 }
 
 # A file system on the device, the device under memory pressure.
