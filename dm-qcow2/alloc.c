@@ -141,6 +141,26 @@ static void check_low_water(struct qc_image *img)
 }
 
 /*
+ * Refcounts say that clusters are free: is metadata there all the same?  Then
+ * the image contradicts itself, and nothing may be written to it any more.
+ */
+static bool holds_metadata(struct qc_image *img, u64 start, u64 count)
+{
+	u64 c;
+
+	mutex_lock(&img->meta_lock);
+	for (c = start; c < start + count; c++)
+		if (qc_metaset_has(&img->metaset, c))
+			break;
+	mutex_unlock(&img->meta_lock);
+	if (c == start + count)
+		return false;
+	qc_image_corrupt(img, "cluster %llu holds metadata, but its refcount is 0",
+			 c);
+	return true;
+}
+
+/*
  * The region of a refcount block that does not exist yet is free as a whole:
  * make the block, in the region's first cluster, so that it counts itself.
  */
@@ -154,6 +174,8 @@ static int new_refblock(struct qc_image *img, u32 table_index)
 
 	if (first >= qc_image_clusters(img))
 		return -ENOSPC;
+	if (holds_metadata(img, first, 1))
+		return -EIO;
 	if (!is_virgin(img, first)) {
 		err = qc_alloc_zero_host(img, host, img->h.cluster_size);
 		if (err)
@@ -362,6 +384,8 @@ static int grow_reftable(struct qc_image *img)
 	if (!rt_plan_size(img, &p, old + old / 2 + 1) &&
 	    !rt_plan_size(img, &p, old + 1))
 		return -ENOSPC;
+	if (holds_metadata(img, p.first, p.refblocks + p.clusters))
+		return -EIO;
 	/* The parts of refcount blocks that stay all zero are not in memory. */
 	if (!is_virgin(img, p.first)) {
 		err = qc_alloc_zero_host(img, p.first << img->h.cluster_bits,
@@ -447,8 +471,7 @@ static int alloc_locked(struct qc_image *img, u32 want, struct qc_run *run)
 		if (found && !run->count && !b->frozen &&
 		    qc_metaset_has(&img->metaset, run->start)) {
 			mutex_unlock(&img->meta_lock);
-			qc_image_corrupt(img, "cluster %llu holds metadata, but its refcount is 0",
-					 run->start);
+			holds_metadata(img, run->start, 1);
 			return -EIO;
 		}
 		mutex_unlock(&img->meta_lock);

@@ -314,7 +314,8 @@ static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 	switch (place.ext.map) {
 	case QC_MAP_OWNED:
 	case QC_MAP_DATA:
-		if (t->copy_on_read && place.layer != &t->chain.layer[0]) {
+		if (t->copy_on_read && t->writable &&
+		    place.layer != &t->chain.layer[0]) {
 			qc_place_leave(&place);
 			return defer(t, bio, guest);
 		}

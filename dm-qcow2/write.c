@@ -570,7 +570,8 @@ static bool wants_populate(struct qc_io *io, const struct qc_place *place)
 {
 	struct qc_target *t = io->t;
 
-	return t->copy_on_read && place->ext.map == QC_MAP_DATA &&
+	return t->copy_on_read && t->writable &&
+		place->ext.map == QC_MAP_DATA &&
 		place->layer != &t->chain.layer[0];
 }
 
