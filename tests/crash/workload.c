@@ -4,6 +4,8 @@
  *
  *   workload make FILE SECTORS PERCENT guest|backing
  *	make a raw disk that holds data in PERCENT of its sectors
+ *   workload sum FILE SECTORS
+ *	print the checksum that "run" is told to expect of the disk
  *   workload fill DEVICE IMAGE pattern|zero
  *	put IMAGE at the start of DEVICE, and what a device could have held
  *	before on the rest of it
@@ -38,7 +40,7 @@
 #include "sector.h"
 
 #define ALIGNMENT	4096
-#define MAX_SECTORS	1024		/* of one request */
+#define MAX_SECTORS	320		/* of one request */
 #define CHUNK		(1 << 20)
 
 static void die(const char *format, ...)
@@ -106,7 +108,7 @@ static void flush_device(const char *path)
 
 /* ---- make ---- */
 
-/* Data in runs of 1 to 100 sectors, holes between them. */
+/* Data in runs of 1 to 600 sectors, holes between them. */
 static void make(const char *path, uint64_t sectors, unsigned int percent,
 		 uint64_t magic)
 {
@@ -121,7 +123,7 @@ static void make(const char *path, uint64_t sectors, unsigned int percent,
 	for (; tag.number < sectors; tag.number++) {
 		if (tag.number == end) {
 			random = random * 6364136223846793005ULL + 1;
-			end += 1 + (random >> 40) % 100;
+			end += 1 + (random >> 40) % 600;
 			data = (random >> 20) % 100 < percent;
 		}
 		if (!data)
@@ -129,6 +131,38 @@ static void make(const char *path, uint64_t sectors, unsigned int percent,
 		sector_make(buf, &tag);
 		write_all(fd, buf, sizeof(buf), tag.number * SECTOR_BYTES);
 	}
+	close(fd);
+}
+
+/* ---- sum ---- */
+
+/* Reads a disk to memory, or just its checksum if @buf is NULL. */
+static uint64_t read_disk(int fd, uint64_t sectors, uint8_t *buf)
+{
+	uint64_t sum = 0, offset, bytes, i, word;
+	uint8_t *chunk = aligned(CHUNK);
+
+	for (offset = 0; offset < sectors * SECTOR_BYTES; offset += bytes) {
+		bytes = sectors * SECTOR_BYTES - offset;
+		if (bytes > CHUNK)
+			bytes = CHUNK;
+		read_all(fd, chunk, bytes, offset);
+		for (i = 0; i < bytes; i += sizeof(word)) {
+			memcpy(&word, chunk + i, sizeof(word));
+			sum = sum * 31 + word;
+		}
+		if (buf)
+			memcpy(buf + offset, chunk, bytes);
+	}
+	free(chunk);
+	return sum;
+}
+
+static void print_sum(const char *path, uint64_t sectors)
+{
+	int fd = open_or_die(path, O_RDONLY);
+
+	printf("%llu\n", (unsigned long long)read_disk(fd, sectors, NULL));
 	close(fd);
 }
 
@@ -257,13 +291,14 @@ struct expect {
 
 static struct {
 	/* options */
-	const char *device, *log, *dm, *journal, *initial, *edits, *command;
+	const char *device, *log, *dm, *journal, *edits, *command;
+	uint64_t initial_sum;
 	uint32_t seed, cluster;
 	unsigned int ops, threads, flush_permille;
 	uint64_t sectors;
 
 	int fd;
-	const uint8_t *first;		/* what every sector held at the start */
+	uint8_t *first;			/* what every sector held at the start */
 	pthread_mutex_t lock;		/* all below */
 	pthread_cond_t change;
 	struct journal_record *records;
@@ -698,16 +733,6 @@ static void edit_all(void)
 	}
 }
 
-static const uint8_t *map_file(const char *path, uint64_t bytes)
-{
-	int fd = open_or_die(path, O_RDONLY);
-	uint8_t *buf = aligned(bytes);
-
-	read_all(fd, buf, bytes, 0);
-	close(fd);
-	return buf;
-}
-
 static void run_options(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -715,7 +740,7 @@ static void run_options(int argc, char **argv)
 		{ "dm", 1, NULL, 'm' },		/* its name, to suspend it */
 		{ "log", 1, NULL, 'l' },	/* name of the log-writes device */
 		{ "journal", 1, NULL, 'j' },	/* file to write */
-		{ "initial", 1, NULL, 'i' },	/* raw content at the start */
+		{ "initial-sum", 1, NULL, 'i' },	/* of the disk */
 		{ "seed", 1, NULL, 's' },
 		{ "ops", 1, NULL, 'o' },
 		{ "threads", 1, NULL, 't' },
@@ -746,7 +771,7 @@ static void run_options(int argc, char **argv)
 			run.journal = optarg;
 			break;
 		case 'i':
-			run.initial = optarg;
+			run.initial_sum = strtoull(optarg, NULL, 0);
 			break;
 		case 's':
 			run.seed = strtoul(optarg, NULL, 0);
@@ -773,8 +798,8 @@ static void run_options(int argc, char **argv)
 			die("wrong option");
 		}
 	}
-	if (!run.device || !run.log || !run.journal || !run.initial)
-		die("--device, --log, --journal and --initial are needed");
+	if (!run.device || !run.log || !run.journal)
+		die("--device, --log and --journal are needed");
 }
 
 static void run_setup(void)
@@ -786,7 +811,9 @@ static void run_setup(void)
 	if (ioctl(run.fd, BLKGETSIZE64, &bytes))
 		die("%s: %s", run.device, strerror(errno));
 	run.sectors = bytes / SECTOR_BYTES;
-	run.first = map_file(run.initial, bytes);
+	run.first = aligned(bytes);
+	if (read_disk(run.fd, run.sectors, run.first) != run.initial_sum)
+		die("%s does not show what is in the image", run.device);
 	run.busy = calloc(run.sectors, 1);
 	run.expect = calloc(run.sectors, sizeof(*run.expect));
 	if (!run.busy || !run.expect)
@@ -852,6 +879,8 @@ int main(int argc, char **argv)
 		make(argv[2], strtoull(argv[3], NULL, 0),
 		     strtoul(argv[4], NULL, 0), !strcmp(argv[5], "guest") ?
 		     SECTOR_GUEST : SECTOR_BACKING);
+	else if (argc == 4 && !strcmp(what, "sum"))
+		print_sum(argv[2], strtoull(argv[3], NULL, 0));
 	else if (argc == 5 && !strcmp(what, "fill"))
 		fill(argv[2], argv[3], !strcmp(argv[4], "pattern"));
 	else if (argc == 3 && !strcmp(what, "flush"))
@@ -861,6 +890,6 @@ int main(int argc, char **argv)
 	else if (argc > 2 && !strcmp(what, "run"))
 		return run_workload(argc - 1, argv + 1);
 	else
-		die("fill, run, flush or extract?");
+		die("make, sum, fill, run, flush or extract?");
 	return 0;
 }
