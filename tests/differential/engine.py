@@ -345,9 +345,22 @@ class Run:
         bad = [s for s in range(0, len(got), SECTOR)
                if got[s:s + SECTOR] != want[s:s + SECTOR]]
         s = bad[0]
-        raise Mismatch(f"{when}: {len(bad)} sectors differ, the first at "
-                       f"{offset + s}: device {got[s:s + 16].hex()}, "
-                       f"model {want[s:s + 16].hex()}")
+        again = self.dev.read(offset, len(got))
+        raise Mismatch(f"{when}: sectors {self.ranges(offset, bad)} differ: "
+                       f"at {offset + s} device {got[s:s + 16].hex()}, "
+                       f"model {want[s:s + 16].hex()}; read again it is "
+                       f"{'right' if again == want else 'wrong'}")
+
+    @staticmethod
+    def ranges(offset, bad):
+        """Runs of sectors as byte ranges."""
+        out = []
+        for s in bad:
+            if out and out[-1][1] == offset + s:
+                out[-1][1] += SECTOR
+            else:
+                out.append([offset + s, offset + s + SECTOR])
+        return " ".join(f"{a}-{b}" for a, b in out)
 
     def compare_all(self, when):
         self.compare(0, self.dev.read_all(), when)

@@ -54,8 +54,9 @@ def note(text):
 
 def main(prepare=None, cleanup=None, after_each=None):
     """Runs what is registered; arguments choose tests by regular expression."""
-    chosen = [t for t in _tests if len(sys.argv) < 2 or
-              any(re.search(a, t[0]) for a in sys.argv[1:])]
+    patterns = [a.replace("_", " ") for a in sys.argv[1:]]
+    chosen = [t for t in _tests if not patterns or
+              any(re.search(p, t[0]) for p in patterns)]
     print("KTAP version 1", flush=True)
     print(f"1..{len(chosen)}", flush=True)
     failed = 0

@@ -8,8 +8,8 @@ import struct
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "..", "lib"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
 import fixture as fx  # noqa: E402
 import ktap  # noqa: E402
 from fixture import KIB, MIB  # noqa: E402
