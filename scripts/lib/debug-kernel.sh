@@ -56,8 +56,7 @@ debug_kernel_build()
 	say "built it in $((SECONDS - started)) s"
 }
 
-# Only vmlinux, which QEMU boots as it is, and modules. Object files are of no
-# use later and fill gigabytes.
+# Object files are of no use later and fill gigabytes.
 debug_kernel_make()
 {
 	local root=$1 home=$2
@@ -75,10 +74,9 @@ debug_kernel_make()
 		done >/build/missing
 		cat /build/missing
 		[ ! -s /build/missing ]
-		make -s -j"$(nproc)" vmlinux modules
+		make -s -j"$(nproc)" bzImage modules
 		make -s modules_install INSTALL_MOD_PATH=/build/install
 		rm -f /build/install/lib/modules/*/build
 		find . -name "*.o" -delete
-		rm -rf Documentation tools/testing
 	'
 }
