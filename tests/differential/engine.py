@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Runs in the guest: random operations on a device, beside a model in memory.
 
-engine.py --seeds A-B [--ops N] [--device qcow2|nbd] SHARE SCRATCH
+engine.py [--ops N] [--jobs N] [--device qcow2|nbd] SHARE SCRATCH
 
-For each seed the images are taken from SHARE/SEED/start, which run made, and
-what the host compares with QEMU's view is left in SHARE/SEED/check*: the whole
-chain and the model. SHARE/SEED/result is "ok", or what went wrong and the
-operations that led there.
+SHARE/list holds the runs: SEED, or SEED.N for the Nth time. For each run the
+images are taken from SHARE/RUN/start, which run made, and what the host
+compares with QEMU's view is left in SHARE/RUN/check*: the whole chain and the
+model. SHARE/RUN/result is "ok", or what went wrong and the operations that led
+there.
 """
 
 import argparse
@@ -145,13 +146,13 @@ DEVICES = {"qcow2": Qcow2Device, "nbd": NbdDevice}
 class Run:
     """One seed."""
 
-    def __init__(self, seed, args, name):
-        self.seed = seed
+    def __init__(self, token, args, name):
+        seed = int(token.split(".")[0])
         self.args = args
         self.options = Options(seed)
         self.rng = random.Random(f"operations {seed}")
-        self.share = os.path.join(args.share, str(seed))
-        self.scratch = os.path.join(args.scratch, str(seed))
+        self.share = os.path.join(args.share, token)
+        self.scratch = os.path.join(args.scratch, token)
         os.mkdir(self.scratch)
         start = os.path.join(self.share, "start")
         for file in os.listdir(start):
@@ -375,45 +376,45 @@ class Run:
         blk.save_sparse(f"{target}/model", self.model)
 
 
-def run_seed(seed, args, name):
+def run_seed(token, args, name):
     run = None
     start = time.monotonic()
     try:
-        run = Run(seed, args, name)
+        run = Run(token, args, name)
         run.go()
         result = "ok"
     except Exception as e:
         text = str(e) if isinstance(e, Mismatch) else traceback.format_exc()
         log = "\n".join(run.log) if run else ""
         result = f"{text}\noperations:\n{log}"
-    with open(os.path.join(args.share, str(seed), "result"), "w") as f:
+    with open(os.path.join(args.share, token, "result"), "w") as f:
         f.write(result + "\n")
-    print(f"# seed {seed}: {result.splitlines()[0]} "
+    print(f"# seed {token}: {result.splitlines()[0]} "
           f"({time.monotonic() - start:.1f} s)", flush=True)
-    subprocess.run(["rm", "-rf", os.path.join(args.scratch, str(seed))])
+    subprocess.run(["rm", "-rf", os.path.join(args.scratch, token)])
     return result == "ok"
 
 
 def worker(number, args):
     """Every args.jobs-th seed. A device that failed may stay: go on beside."""
     failures = 0
-    for seed in range(args.first + number, args.last + 1, args.jobs):
+    for token in args.tokens[number::args.jobs]:
         name = f"diff-{failures}-{number}"
-        if not run_seed(seed, args, name):
+        if not run_seed(token, args, name):
             failures += 1
     return failures
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", required=True)
     parser.add_argument("--ops", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--device", choices=DEVICES, default="qcow2")
     parser.add_argument("share")
     parser.add_argument("scratch")
     args = parser.parse_args()
-    args.first, args.last = (int(s) for s in args.seeds.split("-"))
+    with open(os.path.join(args.share, "list")) as f:
+        args.tokens = f.read().split()
     subprocess.run(["modprobe", "-a", "loop", "nbd" if args.device == "nbd"
                     else "dm_mod"], check=True)
     os.makedirs("/run/lock", exist_ok=True)  # qemu-nbd's

@@ -183,14 +183,17 @@ class Dm:
 
 
 class _Buffers(threading.local):
-    """A buffer of each thread: fresh pages are slow on an emulated CPU."""
+    """A buffer of each thread: fresh pages are slow on an emulated CPU.
 
-    def __init__(self):
-        self.map = mmap.mmap(-1, 1 << 20)
+    Not made before it is needed: a child must not share its parent's.
+    """
+
+    map = b""
 
     def get(self, length):
         if len(self.map) < length:
-            self.map = mmap.mmap(-1, length)
+            self.map = mmap.mmap(-1, max(length, 1 << 20),
+                                 mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return memoryview(self.map)[:length]
 
 
