@@ -56,6 +56,7 @@ static int find_backing(const struct arguments *args, const char *image,
 			char **path)
 {
 	const char *word = args->backing, *slash = strrchr(image, '/');
+	int error;
 
 	if (word[0] == '/')
 		*path = text_copy(word);
@@ -63,12 +64,13 @@ static int find_backing(const struct arguments *args, const char *image,
 		*path = text("%.*s%s", (int)(slash - image) + 1, image, word);
 	if (access(*path, F_OK) == 0)
 		return 0;
+	error = errno;
 	if (!is_path(word) && strlen(word) < DM_NAME_MAX &&
 	    dm_query(word).exists)
 		return report_fail(EBUSY,
 				   "%s is an open device, not an image: to put an overlay on its image, use 'qcow2setup snapshot %s OVERLAY'.",
 				   word, word);
-	return report_errno(errno, "Backing file %s", *path);
+	return report_errno(error, "Backing file %s", *path);
 }
 
 /* What is written into the image: the word as given, but never a protocol */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "report.h"
+#include "run.h"
 
 #define TARGET	"qcow2"
 
@@ -69,6 +70,10 @@ int dm_available(void)
 	char version[64];
 
 	last_message[0] = '\0';
+	if (dm_driver_version(version, sizeof(version)))
+		return 0;
+	if (geteuid() == 0)
+		load_module("dm-mod");
 	if (dm_driver_version(version, sizeof(version)))
 		return 0;
 	if (access("/dev/mapper/control", F_OK) == 0 &&

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "report.h"
+#include "run.h"
 #include "state.h"
 
 /* Others may take the free loop device that we were told of. */
@@ -244,6 +245,8 @@ static int free_index(void)
 {
 	int control, index;
 
+	if (access("/dev/loop-control", F_OK) < 0)
+		load_module("loop");
 	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
 	if (control < 0)
 		return report_errno(errno, "Cannot open /dev/loop-control");

@@ -6,55 +6,26 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "report.h"
-#include "state.h"
+#include "run.h"
 
 #define MAX_ARGS	20
 
-static int wait_for(pid_t pid)
+static int run_qemu_img(const char *const argv[])
 {
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0) {
-		if (errno != EINTR)
-			return report_errno(errno, "Cannot wait for qemu-img");
-	}
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+	switch (run_program(argv)) {
+	case 0:
 		return 0;
-	return report_fail(EIO, "qemu-img failed.");
-}
-
-/* Standard output is ours alone; the state lock goes along. */
-static int spawn(char *const argv[])
-{
-	posix_spawn_file_actions_t actions;
-	int lock = state_lock_fd();
-	pid_t pid;
-	int r;
-
-	r = posix_spawn_file_actions_init(&actions);
-	if (!r)
-		r = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO,
-						     "/dev/null", O_WRONLY, 0);
-	/* dup2 of a descriptor to itself clears its close-on-exec flag. */
-	if (!r && lock >= 0)
-		r = posix_spawn_file_actions_adddup2(&actions, lock, lock);
-	if (r)
-		return report_errno(r, "Cannot start qemu-img");
-	r = posix_spawnp(&pid, argv[0], &actions, NULL, argv, environ);
-	posix_spawn_file_actions_destroy(&actions);
-	if (r == ENOENT)
+	case -ENOENT:
 		return report_fail(ENOENT,
 				   "Cannot find qemu-img (package qemu-utils).");
-	if (r)
-		return report_errno(r, "Cannot start qemu-img");
-	return wait_for(pid);
+	default:
+		return report_fail(EIO, "qemu-img failed.");
+	}
 }
 
 static int sync_path(const char *path, int flags)
@@ -105,6 +76,6 @@ int qemu_create(const struct new_image *image)
 	argv[n++] = image->path;
 	if (image->size)
 		argv[n++] = image->size;
-	r = spawn((char *const *)argv);
+	r = run_qemu_img(argv);
 	return r < 0 ? r : make_durable(image->path);
 }
