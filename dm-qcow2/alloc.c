@@ -7,6 +7,7 @@
  * blocks come and go with the cache.
  */
 #include <linux/device-mapper.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 
 #include "alloc.h"
@@ -15,6 +16,10 @@
 
 /* A dm event is raised when less than an eighth of the device is untouched. */
 #define LOW_WATER_SHIFT	3
+/* Zeroes are written so many pages at a time... */
+#define ZERO_VECS	16
+/* ...or by an I/O without data, which has this limit. */
+#define MAX_DROP_BYTES	SZ_1G
 
 static u64 rt_read(struct qc_image *img, u32 index)
 {
@@ -64,6 +69,7 @@ static int rb_load(struct qc_image *img, u64 cluster)
 	if (!host)
 		return -ENOENT;
 	host += (u64)(in_block >> img->block_ref_bits) * img->block_bytes;
+	qc_cache_trim(img);
 	b = qc_block_new(img, QC_RB, cluster >> img->block_ref_bits, host);
 	err = qc_image_rw(img, REQ_OP_READ, host, b->data, img->block_bytes);
 	if (err) {
@@ -75,7 +81,6 @@ static int rb_load(struct qc_image *img, u64 cluster)
 	mutex_lock(&img->meta_lock);
 	qc_block_insert(b);
 	mutex_unlock(&img->meta_lock);
-	qc_cache_trim(img);
 	return 0;
 }
 
@@ -107,11 +112,68 @@ static int rb_lock(struct qc_image *img, u64 cluster, bool change,
 	}
 }
 
+/*
+ * An I/O without data.  On the stack: blkdev_issue_zeroout() and its like take
+ * bios from a pool that the file systems above us may have emptied.
+ */
+static int device_drop(struct qc_image *img, blk_opf_t op, u64 host, u64 len)
+{
+	struct bio bio;
+	int err;
+
+	bio_init(&bio, img->bdev, NULL, 0, op);
+	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
+	bio.bi_iter.bi_size = len;
+	err = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+	return err;
+}
+
+static int write_zero_pages(struct qc_image *img, u64 host, u64 len)
+{
+	struct bio_vec vecs[ZERO_VECS];
+	struct bio bio;
+	int err;
+
+	bio_init(&bio, img->bdev, vecs, ZERO_VECS, REQ_OP_WRITE);
+	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
+	while (len) {
+		u32 n = min_t(u64, len, PAGE_SIZE);
+
+		__bio_add_page(&bio, ZERO_PAGE(0), n, 0);
+		len -= n;
+	}
+	err = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+	return err;
+}
+
 int qc_alloc_zero_host(struct qc_image *img, u64 host, u64 len)
 {
-	return blkdev_issue_zeroout(img->bdev, host >> SECTOR_SHIFT,
-				    len >> SECTOR_SHIFT, GFP_NOIO,
-				    BLKDEV_ZERO_NOUNMAP);
+	bool offload = bdev_write_zeroes_sectors(img->bdev);
+	int err = 0;
+
+	while (len && !err) {
+		u64 n = min_t(u64, len, ZERO_VECS * PAGE_SIZE);
+
+		/* Small ones cost less as data. */
+		if (offload && len > n) {
+			n = min_t(u64, len, MAX_DROP_BYTES);
+			err = device_drop(img,
+					  REQ_OP_WRITE_ZEROES | REQ_NOUNMAP,
+					  host, n);
+			if (err) {
+				offload = false;
+				err = 0;
+				continue;
+			}
+		} else {
+			err = write_zero_pages(img, host, n);
+		}
+		host += n;
+		len -= n;
+	}
+	return err;
 }
 
 /* Was nothing ever stored at or above this cluster, and is it known zero? */
@@ -238,6 +300,10 @@ static bool rt_plan_size(struct qc_image *img, struct rt_plan *p, u32 clusters)
 		p->refblocks = need;
 		need = DIV_ROUND_UP(p->refblocks + clusters, per_block);
 	} while (need != p->refblocks);
+	/* The new table has to name its own refcount blocks, too. */
+	if (img->reftable_blocks + p->refblocks >
+	    ((u64)clusters << img->h.cluster_bits) / 8)
+		return false;
 	return p->first + p->refblocks + clusters <= qc_image_clusters(img);
 }
 
@@ -629,13 +695,19 @@ static int reap_alike(struct qc_image *img, u64 start, u64 count, bool *last)
 
 static void punch(struct qc_image *img, u64 start, u64 count)
 {
-	u32 shift = img->h.cluster_bits - SECTOR_SHIFT;
+	u64 host = start << img->h.cluster_bits;
+	u64 len = count << img->h.cluster_bits;
 
 	if (img->no_discard || !bdev_max_discard_sectors(img->bdev))
 		return;
-	/* A hint to the device: what it does not do costs space, not data. */
-	blkdev_issue_discard(img->bdev, start << shift, count << shift,
-			     GFP_NOIO);
+	while (len) {
+		u64 n = min_t(u64, len, MAX_DROP_BYTES);
+
+		/* A hint: what the device does not do costs space, not data. */
+		device_drop(img, REQ_OP_DISCARD, host, n);
+		host += n;
+		len -= n;
+	}
 }
 
 static void reap_one(struct qc_image *img, struct qc_free *rec)
@@ -690,8 +762,9 @@ static int metaset_add_range(struct qc_image *img, const char *what, u64 host,
 	u64 end = DIV_ROUND_UP_ULL(host + bytes, img->h.cluster_size);
 
 	for (; c < end; c++) {
-		int err = qc_metaset_add(&img->metaset, c);
+		int err = qc_metaset_add(&img->new_metaset, c);
 
+		cond_resched();
 		if (err == -EEXIST)
 			DMERR("%pg: the %s at %llu overlaps metadata at %llu; run qemu-img check",
 			      img->bdev, what, host,
@@ -737,6 +810,7 @@ static int open_refblocks(struct qc_image *img)
 		const char *why;
 		int err;
 
+		cond_resched();
 		why = qcow2_reftable_entry_check(&img->h, entry,
 						 img->dev_bytes);
 		if (why) {
@@ -785,6 +859,20 @@ static int open_l2_tables(struct qc_image *img)
 	return 0;
 }
 
+static int open_snapshot_l1(struct qc_image *img,
+			    const struct qcow2_snapshot *snap, u64 where)
+{
+	u64 bytes = (u64)snap->l1_size * 8;
+
+	if (snap->l1_table_offset + bytes > img->dev_bytes) {
+		DMERR("%pg: snapshot at %llu: its L1 table at %llu ends beyond the device",
+		      img->bdev, where, snap->l1_table_offset);
+		return -EINVAL;
+	}
+	return metaset_add_range(img, "snapshot's L1 table",
+				 snap->l1_table_offset, bytes);
+}
+
 /* The snapshot table and the L1 tables of the snapshots. */
 static int open_snapshots(struct qc_image *img)
 {
@@ -814,9 +902,7 @@ static int open_snapshots(struct qc_image *img)
 			err = -EINVAL;
 			break;
 		}
-		err = metaset_add_range(img, "snapshot's L1 table",
-					snap.l1_table_offset,
-					(u64)snap.l1_size * 8);
+		err = open_snapshot_l1(img, &snap, pos);
 		pos += snap.entry_len;
 	}
 	kvfree(buf);
@@ -837,6 +923,7 @@ static int find_end(struct qc_image *img)
 		u64 first = (u64)index << img->h.refblock_bits;
 		u64 c = first + (1ULL << img->h.refblock_bits);
 
+		cond_resched();
 		if (!rt_read(img, index))
 			continue;
 		while (c > first) {
@@ -868,7 +955,6 @@ int qc_alloc_open(struct qc_image *img)
 
 	img->cursor = 0;
 	img->low_water_told = false;
-	qc_metaset_clear(&img->metaset);
 	err = open_reftable(img);
 	if (!err)
 		err = metaset_add_range(img, "header", 0, img->h.cluster_size);
@@ -888,5 +974,11 @@ int qc_alloc_open(struct qc_image *img)
 		err = open_snapshots(img);
 	if (!err)
 		err = find_end(img);
+	/* Readers of the image may be at work: the switch takes meta_lock. */
+	mutex_lock(&img->meta_lock);
+	if (!err)
+		swap(img->metaset, img->new_metaset);
+	qc_metaset_clear(&img->new_metaset);
+	mutex_unlock(&img->meta_lock);
 	return err == -EEXIST ? -EINVAL : err;
 }

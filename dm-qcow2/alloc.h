@@ -118,7 +118,7 @@ void qc_free_end(struct qc_image *img, struct qc_free *rec);
  * qc_alloc_reap() - free the clusters whose last reference is durably gone
  * @work: reap_work of the image
  *
- * Context: work item on the image's queue.
+ * Context: work item on the image's second queue.
  */
 void qc_alloc_reap(struct work_struct *work);
 

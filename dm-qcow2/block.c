@@ -22,6 +22,11 @@ static struct kmem_cache *block_cache;
 
 /* How many blocks one pass looks at before it gives up. */
 #define EVICT_SCAN	256
+/*
+ * Blocks an image keeps whatever the limit says: without any, two readers could
+ * evict each other's block for ever between load and use.
+ */
+#define EVICT_KEEP	32
 
 unsigned long qc_cache_used_kib(void)
 {
@@ -75,6 +80,8 @@ static bool evict_one(struct qc_image *img)
 
 	list_for_each_entry_safe(b, next, &img->lru, lru) {
 		if (!scan--)
+			break;
+		if (img->nr_lru <= EVICT_KEEP)
 			break;
 		list_move_tail(&b->lru, &img->lru);
 		if (b->dirty || b->in_commit)
@@ -150,8 +157,10 @@ void qc_block_insert(struct qc_block *b)
 	WARN_ON(xa_err(xa_store(&img->tables[b->table], b->key, b,
 				GFP_NOWAIT)));
 	b->referenced = true;
-	if (b->table == QC_L2 || b->table == QC_RB)
+	if (b->table == QC_L2 || b->table == QC_RB) {
 		list_add_tail(&b->lru, &img->lru);
+		img->nr_lru++;
+	}
 }
 
 struct qc_block *qc_block_find(struct qc_image *img, enum qc_table table,
@@ -209,7 +218,10 @@ void qc_block_drop(struct qc_block *b)
 
 	lockdep_assert_held(&img->meta_lock);
 	xa_erase(&img->tables[b->table], b->key);
-	list_del_init(&b->lru);
+	if (!list_empty(&b->lru)) {
+		list_del_init(&b->lru);
+		img->nr_lru--;
+	}
 	qc_cache_account(-block_cost(img));
 	call_rcu(&b->rcu, block_free_rcu);
 }
@@ -274,15 +286,16 @@ static unsigned long evict_anywhere(unsigned long count)
 
 void qc_cache_trim(struct qc_image *img)
 {
-	while (over_limit()) {
-		unsigned long done;
+	unsigned long done;
 
-		mutex_lock(&img->meta_lock);
-		done = evict_some(img, 16);
-		mutex_unlock(&img->meta_lock);
-		if (!done && !evict_anywhere(16))
-			break;
-	}
+	/* One pass a load: twice what the load adds, no loop that may not end. */
+	if (!over_limit())
+		return;
+	mutex_lock(&img->meta_lock);
+	done = evict_some(img, 2);
+	mutex_unlock(&img->meta_lock);
+	if (!done)
+		evict_anywhere(2);
 }
 
 static unsigned long shrink_count(struct shrinker *s, struct shrink_control *sc)

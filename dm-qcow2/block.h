@@ -137,8 +137,10 @@ void qc_block_drop(struct qc_block *b);
 void qc_block_drop_all(struct qc_image *img);
 
 /**
- * qc_cache_trim() - keep the cache within its limit
+ * qc_cache_trim() - make room before a block is read
  * @img: image to take blocks from first
+ *
+ * What must be in memory may exceed the limit; then little else is kept.
  *
  * Context: may sleep; no meta_lock.
  */

@@ -189,6 +189,7 @@ static void write_block(struct qc_image *img, struct qc_commit *c,
 {
 	struct commit_bio *cb;
 	struct bio *bio;
+	u32 len;
 
 	copy_block(img, b);
 	bio = bio_alloc_bioset(img->bdev, 1, REQ_OP_WRITE | REQ_META, GFP_NOIO,
@@ -198,7 +199,9 @@ static void write_block(struct qc_image *img, struct qc_commit *c,
 	cb->block = b;
 	bio->bi_iter.bi_sector = b->wb_host >> SECTOR_SHIFT;
 	bio->bi_end_io = commit_end_io;
-	__bio_add_page(bio, virt_to_page(b->wb_data), img->block_bytes,
+	/* The L1 table may end with the device, in the middle of a block. */
+	len = min_t(u64, img->block_bytes, img->dev_bytes - b->wb_host);
+	__bio_add_page(bio, virt_to_page(b->wb_data), len,
 		       offset_in_page(b->wb_data));
 	atomic_inc(&c->pending);
 	submit_bio_noacct(bio);
@@ -309,7 +312,7 @@ static void thaw(struct qc_image *img, struct qc_commit *c, bool failed)
 	mutex_unlock(&img->meta_lock);
 	wake_up_all(&img->commit_wait);
 	if (reap)
-		queue_work(img->wq, &img->reap_work);
+		queue_work(img->reap_wq, &img->reap_work);
 }
 
 static bool failed_already(struct qc_image *img)

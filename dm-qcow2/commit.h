@@ -59,7 +59,7 @@ void qc_commit_wait_bio(struct qc_image *img, struct bio *bio);
  * qc_commit_sync() - commit until nothing is left to commit or to free
  * @img: the image; no target makes new changes
  *
- * Context: may sleep, no lock of the image held but qc_images_lock.
+ * Context: may sleep, no lock of the image held but state_lock.
  */
 void qc_commit_sync(struct qc_image *img);
 

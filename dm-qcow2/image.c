@@ -3,6 +3,7 @@
  * One open qcow2 image, see image.h.
  */
 #include <linux/device-mapper.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "alloc.h"
@@ -13,7 +14,7 @@
 /* Headers, with the feature name table, are read as far as this. */
 #define HEADER_READ_BYTES	4096U
 
-/* The list of images, and every get, put, activate and deactivate. */
+/* The list of images and their users. */
 DEFINE_MUTEX(qc_images_lock);
 LIST_HEAD(qc_images);
 
@@ -92,32 +93,50 @@ int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h)
 	struct qcow2_disk_header *d = mempool_alloc(img->wb_pool, GFP_NOIO);
 	int err;
 
+	mutex_lock(&img->header_lock);
 	err = qc_image_rw(img, REQ_OP_READ, 0, d, unit);
 	if (!err) {
-		/* A commit must not take back a corrupt bit set meanwhile. */
-		u64 incompatible = h->incompatible |
-			(img->h.incompatible & QCOW2_INCOMPAT_CORRUPT);
-
 		d->refcount_table_offset =
 			cpu_to_be64(h->refcount_table_offset);
 		d->refcount_table_clusters =
 			cpu_to_be32(h->refcount_table_clusters);
-		if (h->version >= 3) {
-			d->incompatible_features = cpu_to_be64(incompatible);
+		if (h->version >= 3)
 			d->autoclear_features = cpu_to_be64(h->autoclear);
-		}
 		err = qc_image_rw(img, REQ_OP_WRITE, 0, d, unit);
 	}
+	mutex_unlock(&img->header_lock);
 	mempool_free(d, img->wb_pool);
 	return err;
 }
 
+/*
+ * Nothing else of the header changes: a refcount table that has moved in memory
+ * may not have been written yet.
+ */
+static int write_corrupt_bit(struct qc_image *img)
+{
+	u32 unit = bdev_logical_block_size(img->bdev);
+	struct qcow2_disk_header *d = mempool_alloc(img->wb_pool, GFP_NOIO);
+	int err;
+
+	mutex_lock(&img->header_lock);
+	err = qc_image_rw(img, REQ_OP_READ, 0, d, unit);
+	if (!err) {
+		d->incompatible_features |=
+			cpu_to_be64(QCOW2_INCOMPAT_CORRUPT);
+		err = qc_image_rw(img, REQ_OP_WRITE, 0, d, unit);
+	}
+	mutex_unlock(&img->header_lock);
+	mempool_free(d, img->wb_pool);
+	return err ? err : blkdev_issue_flush(img->bdev);
+}
+
 void qc_image_event(struct qc_image *img)
 {
-	struct dm_target *writer = READ_ONCE(img->writer);
-
-	if (writer)
-		dm_table_event(writer->table);
+	mutex_lock(&img->event_lock);
+	if (img->writer)
+		dm_table_event(img->writer->table);
+	mutex_unlock(&img->event_lock);
 }
 
 void qc_image_fail(struct qc_image *img, const char *reason,
@@ -163,9 +182,7 @@ void qc_image_corrupt(struct qc_image *img, const char *fmt, ...)
 	va_end(args);
 	if (!writing || img->h.version < 3)
 		return;
-	img->h.incompatible |= QCOW2_INCOMPAT_CORRUPT;
-	if (qc_image_write_header(img, &img->h) ||
-	    blkdev_issue_flush(img->bdev))
+	if (write_corrupt_bit(img))
 		DMERR("%pg: cannot set the corrupt bit in the header",
 		      img->bdev);
 }
@@ -344,6 +361,9 @@ static void image_init(struct qc_image *img, struct block_device *bdev)
 	img->bdev = bdev;
 	img->dev = bdev->bd_dev;
 	img->mode = QC_RO;
+	mutex_init(&img->state_lock);
+	mutex_init(&img->event_lock);
+	mutex_init(&img->header_lock);
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->l2_lock);
 	mutex_init(&img->alloc_lock);
@@ -371,6 +391,8 @@ static void image_free(struct qc_image *img)
 		cancel_delayed_work_sync(&img->commit_work);
 		destroy_workqueue(img->wq);
 	}
+	if (img->reap_wq)
+		destroy_workqueue(img->reap_wq);
 	qc_block_drop_all(img);
 	qc_metaset_clear(&img->metaset);
 	mempool_destroy(img->wb_pool);
@@ -404,44 +426,68 @@ static struct qc_image *image_new(struct block_device *bdev)
 	return img;
 }
 
+/* Find or make the object; it is counted, and its header not read yet. */
+static struct qc_image *image_ref(struct block_device *bdev)
+{
+	struct qc_image *img;
+
+	mutex_lock(&qc_images_lock);
+	img = image_find(bdev->bd_dev);
+	if (!img) {
+		img = image_new(bdev);
+		if (!IS_ERR(img))
+			list_add(&img->node, &qc_images);
+	}
+	if (!IS_ERR(img))
+		img->users++;
+	mutex_unlock(&qc_images_lock);
+	return img;
+}
+
+static int image_read_geometry(struct qc_image *img)
+{
+	struct qcow2_header h;
+	int err = 0;
+
+	mutex_lock(&img->state_lock);
+	if (!img->active) {
+		err = read_header(img, &h);
+		/* Blocks of the old geometry would have another size. */
+		if (!err) {
+			qc_block_drop_all(img);
+			set_geometry(img, &h);
+		}
+	}
+	mutex_unlock(&img->state_lock);
+	return err;
+}
+
 static struct qc_image *image_get(struct block_device *bdev)
 {
-	struct qc_image *img = image_find(bdev->bd_dev);
-	bool made = !img;
-	struct qcow2_header h;
+	struct qc_image *img;
 	int err;
 
 	if (bdev_logical_block_size(bdev) > QC_BLOCK_MAX_BYTES) {
 		DMERR("%pg: logical blocks larger than 4096 bytes", bdev);
 		return ERR_PTR(-EINVAL);
 	}
-	if (made)
-		img = image_new(bdev);
+	img = image_ref(bdev);
 	if (IS_ERR(img))
 		return img;
-	if (!img->active) {
-		err = read_header(img, &h);
-		if (err && made)
-			image_free(img);
-		if (err)
-			return ERR_PTR(err);
-		/* Blocks of the old geometry would have another size. */
-		qc_block_drop_all(img);
-		set_geometry(img, &h);
-	}
-	if (made)
-		list_add(&img->node, &qc_images);
-	img->users++;
-	return img;
+	err = image_read_geometry(img);
+	if (!err)
+		return img;
+	qc_image_put(img);
+	return ERR_PTR(err);
 }
 
 struct qc_image *qc_image_get(struct block_device *bdev, char **error)
 {
-	struct qc_image *img;
+	/* Reclaim must not wait for a device whose resume waits for us. */
+	unsigned int noio = memalloc_noio_save();
+	struct qc_image *img = image_get(bdev);
 
-	mutex_lock(&qc_images_lock);
-	img = image_get(bdev);
-	mutex_unlock(&qc_images_lock);
+	memalloc_noio_restore(noio);
 	if (IS_ERR(img))
 		*error = "Cannot use an image (the line before says which and why)";
 	return img;
@@ -486,14 +532,30 @@ static int load_l1(struct qc_image *img)
 	return 0;
 }
 
+/* Blocks only a writer needs; stale as soon as it stops. */
+static void drop_refcounts(struct qc_image *img)
+{
+	static const enum qc_table tables[] = { QC_RT, QC_RB };
+	struct qc_block *b;
+	unsigned long key;
+	int i;
+
+	mutex_lock(&img->meta_lock);
+	for (i = 0; i < ARRAY_SIZE(tables); i++)
+		xa_for_each(&img->tables[tables[i]], key, b)
+			qc_block_drop(b);
+	qc_metaset_clear(&img->metaset);
+	mutex_unlock(&img->meta_lock);
+}
+
 /* Read all anew: tools may have edited the image while no target was active. */
 static int image_load(struct qc_image *img)
 {
 	struct qcow2_header h;
 	int err;
 
+	drop_refcounts(img);
 	qc_block_drop_all(img);
-	qc_metaset_clear(&img->metaset);
 	img->mode = QC_RO;
 	img->header_dirty = false;
 	err = read_header(img, &h);
@@ -518,22 +580,6 @@ static void drop_slices(struct qc_image *img)
 	mutex_unlock(&img->meta_lock);
 }
 
-/* Blocks only a writer needs; stale as soon as it stops. */
-static void drop_refcounts(struct qc_image *img)
-{
-	static const enum qc_table tables[] = { QC_RT, QC_RB };
-	struct qc_block *b;
-	unsigned long key;
-	int i;
-
-	mutex_lock(&img->meta_lock);
-	for (i = 0; i < ARRAY_SIZE(tables); i++)
-		xa_for_each(&img->tables[tables[i]], key, b)
-			qc_block_drop(b);
-	mutex_unlock(&img->meta_lock);
-	qc_metaset_clear(&img->metaset);
-}
-
 static int writer_resources(struct qc_image *img)
 {
 	if (img->wq)
@@ -549,8 +595,14 @@ static int writer_resources(struct qc_image *img)
 	if (!bioset_initialized(&img->bios) &&
 	    qc_commit_bioset_init(&img->bios))
 		return -ENOMEM;
-	img->wq = alloc_workqueue("dm-qcow2/%pg", WQ_MEM_RECLAIM | WQ_UNBOUND,
-				  0, img->bdev);
+	if (!img->reap_wq)
+		img->reap_wq = alloc_workqueue("qcow2-reap/%pg",
+					       WQ_MEM_RECLAIM | WQ_UNBOUND, 1,
+					       img->bdev);
+	if (!img->reap_wq)
+		return -ENOMEM;
+	img->wq = alloc_workqueue("qcow2-commit/%pg",
+				  WQ_MEM_RECLAIM | WQ_UNBOUND, 1, img->bdev);
 	return img->wq ? 0 : -ENOMEM;
 }
 
@@ -616,8 +668,15 @@ static int start_writing(struct qc_image *img, struct dm_target *writer,
 		return err;
 	}
 	drop_slices(img);
+	mutex_lock(&img->event_lock);
 	img->writer = writer;
-	img->zero_from = zero_from;
+	mutex_unlock(&img->event_lock);
+	/*
+	 * Of the object's first writer only: clusters that were written and
+	 * freed since may lie behind the last one in use.
+	 */
+	img->zero_from = img->zero_from_spent ? U64_MAX : zero_from;
+	img->zero_from_spent = true;
 	img->no_discard = no_discard;
 	img->reason = NULL;
 	img->nr_commits = 0;
@@ -630,9 +689,10 @@ static int start_writing(struct qc_image *img, struct dm_target *writer,
 int qc_image_activate(struct qc_image *img, struct dm_target *writer,
 		      u64 zero_from, bool no_discard)
 {
+	unsigned int noio = memalloc_noio_save();
 	int err = 0;
 
-	mutex_lock(&qc_images_lock);
+	mutex_lock(&img->state_lock);
 	if (writer && img->writer) {
 		DMERR("%pg: the image is written by another device already",
 		      img->bdev);
@@ -644,7 +704,8 @@ int qc_image_activate(struct qc_image *img, struct dm_target *writer,
 		err = start_writing(img, writer, zero_from, no_discard);
 	if (!err)
 		img->active++;
-	mutex_unlock(&qc_images_lock);
+	mutex_unlock(&img->state_lock);
+	memalloc_noio_restore(noio);
 	return err;
 }
 
@@ -665,7 +726,9 @@ static void free_records(struct qc_image *img)
 static void stop_writing(struct qc_image *img)
 {
 	qc_commit_sync(img);
+	mutex_lock(&img->event_lock);
 	img->writer = NULL;
+	mutex_unlock(&img->event_lock);
 	/* Only a failed image has any left; its clusters leak. */
 	free_records(img);
 	if (img->mode != QC_FAILED) {
@@ -676,12 +739,13 @@ static void stop_writing(struct qc_image *img)
 
 void qc_image_deactivate(struct qc_image *img, struct dm_target *writer)
 {
-	mutex_lock(&qc_images_lock);
+	unsigned int noio = memalloc_noio_save();
+
+	mutex_lock(&img->state_lock);
 	if (writer)
 		stop_writing(img);
-	if (!--img->active) {
+	if (!--img->active)
 		qc_block_drop_all(img);
-		qc_metaset_clear(&img->metaset);
-	}
-	mutex_unlock(&qc_images_lock);
+	mutex_unlock(&img->state_lock);
+	memalloc_noio_restore(noio);
 }

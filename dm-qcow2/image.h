@@ -13,8 +13,10 @@
  *
  * Locks, outermost first:
  *
- *	qc_images_lock	mutex; the list of images, @users, and the transitions
- *			get, put, activate, deactivate
+ *	state_lock	mutex of an image; its transitions: read the header,
+ *			activate, deactivate; held across I/O and commits, with
+ *			allocations that do no I/O (the device may be suspended)
+ *	qc_images_lock	mutex; the list of images and @users; short
  *	l2_lock		mutex; makes new L2 tables one at a time (l2.c)
  *	alloc_lock	mutex; serialises allocation, @cursor, @hwm, growth of the
  *			refcount table (alloc.c); held across metadata I/O
@@ -22,6 +24,8 @@
  *	meta_lock	mutex; every change of a metadata block in memory, the
  *			dirty and commit lists, @frees; never held across I/O or
  *			a sleeping allocation
+ *	header_lock	mutex; read, change and write back the header's sector
+ *	event_lock	mutex; the writer cannot go away while an event is raised
  *	range_lock, wait_lock	spinlocks, leaves; in-flight guest ranges;
  *			requests that wait for a commit
  *
@@ -87,7 +91,8 @@ struct qc_image {
 	dev_t dev;
 	struct block_device *bdev;	/* kept open by the targets */
 	unsigned int users;		/* qc_images_lock */
-	unsigned int active;		/* qc_images_lock: resumed targets */
+	struct mutex state_lock;	/* see the lock table above */
+	unsigned int active;		/* state_lock: resumed targets */
 
 	/* geometry; changes only while no target is active */
 	struct qcow2_header h;
@@ -100,16 +105,20 @@ struct qc_image {
 	/* state */
 	enum qc_mode mode;		/* meta_lock; read without */
 	const char *reason;		/* one word for status, or NULL */
-	struct dm_target *writer;	/* qc_images_lock */
+	struct mutex event_lock;	/* see the lock table above */
+	struct dm_target *writer;	/* state_lock and event_lock */
+	bool zero_from_spent;		/* state_lock: counts only once */
 
 	/* metadata; see the lock table above */
 	struct mutex meta_lock;
 	struct xarray tables[QC_NR_TABLES];	/* struct qc_block */
 	struct list_head dirty[QC_NR_TABLES];
 	struct list_head lru;
+	unsigned int nr_lru;
 	unsigned int nr_dirty;
 	atomic_t nr_unsafe;		/* L1 and L2 blocks not durable yet */
 	bool header_dirty;		/* refcount table moved */
+	struct mutex header_lock;	/* see the lock table above */
 	struct mutex load_lock[QC_LOAD_LOCKS];	/* see the lock table above */
 	struct mutex l2_lock;		/* see the lock table above */
 	mempool_t *wb_pool;		/* writeback copies of blocks */
@@ -122,7 +131,8 @@ struct qc_image {
 	u64 hwm;			/* no cluster in use at or above */
 	u64 zero_from;			/* bytes; never allocated above: zeroes */
 	u32 reftable_blocks;		/* refcount table entries */
-	struct qc_metaset metaset;	/* clusters that hold metadata */
+	struct qc_metaset metaset;	/* meta_lock: clusters with metadata */
+	struct qc_metaset new_metaset;	/* being made by qc_alloc_open() */
 	u64 nr_allocated;		/* counters for status */
 	atomic64_t nr_cow;
 	bool low_water_told;
@@ -135,6 +145,7 @@ struct qc_image {
 
 	/* commit */
 	struct workqueue_struct *wq;
+	struct workqueue_struct *reap_wq; /* a reap may wait for a commit */
 	struct delayed_work commit_work;
 	struct work_struct reap_work;
 	u64 nr_commits;
@@ -307,7 +318,7 @@ int qc_image_write_bytes(struct qc_image *img, u64 host, const void *buf,
 /**
  * qc_image_write_header() - rewrite the fields of the header that we own
  * @img: the image
- * @h: what to write: refcount table, feature bits
+ * @h: what to write: place and size of the refcount table, autoclear bits
  *
  * One sector: atomic for a crash.  Written, not flushed.
  *

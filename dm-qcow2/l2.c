@@ -248,12 +248,12 @@ int qc_l2_load(struct qc_image *img, u64 guest)
 		&img->load_lock[slice_key(img, guest) % QC_LOAD_LOCKS];
 	int err;
 
+	qc_cache_trim(img);
 	mutex_lock(lock);
 	do {
 		err = load_once(img, guest);
 	} while (err == -EAGAIN);
 	mutex_unlock(lock);
-	qc_cache_trim(img);
 	return err;
 }
 

@@ -12,6 +12,8 @@
 #include "metaset.h"
 
 #define MIN_BITS	6
+/* 100 million tables: a petabyte of clusters of the usual size */
+#define MAX_BITS	27
 
 static unsigned int slot_of(const struct qc_metaset *set, u64 cluster)
 {
@@ -36,10 +38,13 @@ static unsigned int find_slot(const struct qc_metaset *set, u64 cluster)
 static int resize(struct qc_metaset *set, unsigned int bits)
 {
 	struct qc_metaset bigger = { .bits = bits };
-	unsigned int noio = memalloc_noio_save();
+	unsigned int noio;
 	unsigned int i;
 
-	bigger.slot = kvcalloc(1U << bits, sizeof(u64), GFP_KERNEL);
+	if (bits > MAX_BITS)
+		return -ENOMEM;
+	noio = memalloc_noio_save();
+	bigger.slot = kvcalloc(1U << bits, sizeof(u64), GFP_KERNEL | __GFP_NOWARN);
 	memalloc_noio_restore(noio);
 	if (!bigger.slot)
 		return -ENOMEM;

@@ -8,6 +8,7 @@
 #include <linux/bio.h>
 #include <linux/device-mapper.h>
 #include <linux/module.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 
 #include "commit.h"
@@ -15,8 +16,8 @@
 
 #define MAX_LAYERS		1024
 #define WORDS_PER_LAYER		3
-/* One bio may drop as much as one bio can name. */
-#define MAX_DROP_SECTORS	(UINT_MAX >> SECTOR_SHIFT)
+/* What one bio may drop: whole clusters of any size. */
+#define MAX_DROP_SECTORS	(SZ_2G >> SECTOR_SHIFT)
 
 /* Table lines */
 
@@ -184,6 +185,26 @@ static void set_layer_sizes(struct qc_target *t)
 	}
 }
 
+/* Pieces that a copy makes must be whole logical blocks of the top image. */
+static int check_blocks(struct qc_target *t)
+{
+	u32 unit = bdev_logical_block_size(t->chain.layer[0].dev->bdev);
+	u32 i;
+
+	for (i = 0; i < t->chain.nr; i++) {
+		struct qc_layer *layer = &t->chain.layer[i];
+
+		if (!(layer->bytes & (unit - 1)) &&
+		    (!layer->img || layer->img->h.cluster_size >= unit))
+			continue;
+		DMERR("%pg: size and clusters must be multiples of the top's blocks of %u",
+		      layer->dev->bdev, unit);
+		t->ti->error = "A layer does not fit the logical blocks of the top one";
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static int check_length(struct qc_target *t)
 {
 	u64 sectors = t->chain.layer[0].bytes >> SECTOR_SHIFT;
@@ -196,10 +217,28 @@ static int check_length(struct qc_target *t)
 	return -EINVAL;
 }
 
+static struct dm_target *writer_of(struct qc_target *t, u32 index)
+{
+	return t->writable && index == 0 ? t->ti : NULL;
+}
+
+static void deactivate_layers(struct qc_target *t, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		if (t->chain.layer[i].img)
+			qc_image_deactivate(t->chain.layer[i].img,
+					    writer_of(t, i));
+}
+
 static void qc_free_target(struct qc_target *t)
 {
 	u32 i;
 
+	/* Another target of the table failed to resume: no postsuspend came. */
+	if (t->active)
+		deactivate_layers(t, t->chain.nr);
 	qc_write_exit(t);
 	for (i = 0; i < t->chain.nr; i++) {
 		struct qc_layer *layer = &t->chain.layer[i];
@@ -253,6 +292,8 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		set_layer_sizes(t);
 		err = check_length(t);
 	}
+	if (!err)
+		err = check_blocks(t);
 	if (err) {
 		qc_free_target(t);
 		return err;
@@ -337,7 +378,7 @@ static int map_write(struct qc_target *t, struct bio *bio, struct qc_io *io,
 {
 	struct qc_place place;
 
-	if (t->top && !qc_image_writable(t->top))
+	if (!t->writable || (t->top && !qc_image_writable(t->top)))
 		return DM_MAPIO_KILL;
 	qc_chain_lookup(&t->chain, 0, guest, bio->bi_iter.bi_size, &place);
 	if (place.ext.map != QC_MAP_OWNED ||
@@ -372,7 +413,7 @@ static int qc_map(struct dm_target *ti, struct bio *bio)
 		return map_write(t, bio, io, guest);
 	case REQ_OP_DISCARD:
 	case REQ_OP_WRITE_ZEROES:
-		if (!t->top || !qc_image_writable(t->top))
+		if (!t->writable || !t->top || !qc_image_writable(t->top))
 			return DM_MAPIO_KILL;
 		return defer(t, bio, guest);
 	default:
@@ -412,21 +453,6 @@ static void qc_presuspend_undo(struct dm_target *ti)
 	qc_write_resume(ti->private);
 }
 
-static struct dm_target *writer_of(struct qc_target *t, u32 index)
-{
-	return t->writable && index == 0 ? t->ti : NULL;
-}
-
-static void deactivate_layers(struct qc_target *t, u32 nr)
-{
-	u32 i;
-
-	for (i = 0; i < nr; i++)
-		if (t->chain.layer[i].img)
-			qc_image_deactivate(t->chain.layer[i].img,
-					    writer_of(t, i));
-}
-
 static void qc_postsuspend(struct dm_target *ti)
 {
 	struct qc_target *t = ti->private;
@@ -446,8 +472,7 @@ static int qc_preresume(struct dm_target *ti)
 
 	if (t->active)
 		return 0;
-	/* Tools may have used the area while the device was suspended. */
-	if (!t->zero_from_used && t->zero_from != U64_MAX)
+	if (t->zero_from != U64_MAX)
 		zero_from = t->zero_from << SECTOR_SHIFT;
 	for (i = 0; i < t->chain.nr && !err; i++)
 		if (t->chain.layer[i].img)
@@ -460,11 +485,12 @@ static int qc_preresume(struct dm_target *ti)
 	}
 	set_layer_sizes(t);
 	err = check_length(t);
+	if (!err)
+		err = check_blocks(t);
 	if (err) {
 		deactivate_layers(t, t->chain.nr);
 		return err;
 	}
-	t->zero_from_used = true;
 	t->active = true;
 	qc_write_resume(t);
 	return 0;

@@ -148,7 +148,7 @@ static struct child *child_new(struct qc_io *io, u64 pos, u64 len)
 	child->place.counted = false;
 	bio_advance(bio, pos - io->start);
 	bio->bi_iter.bi_size = len;
-	bio->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH | REQ_NOWAIT);
+	bio->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH | REQ_NOWAIT | REQ_POLLED);
 	return child;
 }
 
@@ -478,10 +478,11 @@ static enum step io_error(struct qc_io *io, int err)
 }
 
 /*
- * Allocate clusters for @len bytes at io->pos, which @ext found not owned.
- * Advances io->pos.
+ * Allocate clusters for @len bytes at io->pos, which a lookup found not owned.
+ * Returns how many bytes were done, 0 to look again, -EINPROGRESS where somebody
+ * else queues the bio again, or an error.
  */
-static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
+static s64 alloc_range(struct qc_io *io, u64 len, enum fill fill)
 {
 	struct qc_image *img = io->t->top;
 	u64 mask = img->h.cluster_size - 1;
@@ -497,25 +498,30 @@ static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
 	len = min(len, slice_left(img, io->pos));
 	end = (io->pos + len + mask) & ~mask;
 	if (!range_lock(img, io, p.start, end))
-		return STEP_DEFERRED;
+		return -EINPROGRESS;
 	/* What was seen before the lock may have changed. */
 	err = top_lookup(img, io->pos, len, &ext);
-	if (!err && ext.map == QC_MAP_OWNED) {
-		range_unlock(img, io);
-		return STEP_NEXT;
-	}
-	if (!err) {
+	if (!err && ext.map != QC_MAP_OWNED) {
 		p.len = ext.len;
 		p.clusters = clusters_of(img, io->pos, io->pos + p.len);
 		err = piece_write(io, &p,
 				  ext.map == QC_MAP_ZERO ? ext.host : 0);
 	}
 	range_unlock(img, io);
-	if (err == -ENOSPC)
+	return err ? err : p.len;
+}
+
+static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
+{
+	s64 done = alloc_range(io, len, fill);
+
+	if (done == -EINPROGRESS)
+		return STEP_DEFERRED;
+	if (done == -ENOSPC)
 		return no_space(io);
-	if (err)
-		return io_error(io, err);
-	io->pos += p.len;
+	if (done < 0)
+		return io_error(io, done);
+	io->pos += done;
 	return STEP_NEXT;
 }
 
@@ -553,17 +559,13 @@ static enum step write_step(struct qc_io *io)
 static enum step populate(struct qc_io *io, u64 len)
 {
 	struct qc_image *img = io->t->top;
-	u64 pos = io->pos;
-	enum step ret;
 
 	if (READ_ONCE(img->mode) != QC_RW)
 		return STEP_NEXT;
-	ret = alloc_step(io, len, FILL_COPY);
-	if (ret == STEP_FAILED)
-		io->status = BLK_STS_OK;
-	/* It is read now, from where it is. */
-	io->pos = pos;
-	return ret == STEP_DEFERRED ? ret : STEP_NEXT;
+	qc_commit_throttle(img);
+	/* It is read next, from where it is then. */
+	return alloc_range(io, len, FILL_COPY) == -EINPROGRESS ?
+		STEP_DEFERRED : STEP_NEXT;
 }
 
 static bool wants_populate(struct qc_io *io, const struct qc_place *place)

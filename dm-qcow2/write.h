@@ -26,8 +26,8 @@ struct dm_target;
  * @writable: writes are allowed by the table
  * @active: between preresume and postsuspend
  * @copy_on_read, @error_if_no_space, @no_discard: features
- * @zero_from: feature, sectors; U64_MAX if not given
- * @zero_from_used: it counts until the first suspend only
+ * @zero_from: feature, sectors; U64_MAX if not given; the image knows whether
+ *	it still counts
  * @wq: work items of struct qc_io
  * @bios: pieces of guest bios
  * @copy_lock: protects @copy_buf
@@ -47,7 +47,6 @@ struct qc_target {
 	bool copy_on_read;
 	bool error_if_no_space;
 	bool no_discard;
-	bool zero_from_used;
 	u64 zero_from;
 	struct workqueue_struct *wq;
 	struct bio_set bios;
