@@ -149,7 +149,7 @@ run_test()
 
 main()
 {
-	local names number=0 failed=0 name
+	local names number=0 failed=0 name status
 
 	names=$(declare -F | sed -n 's/^declare -f test_//p' |
 		grep -E "$(IFS='|'; echo "${*:-.}")")
@@ -160,7 +160,10 @@ main()
 	mount_scratch >&2 || exit 1
 	for name; do
 		number=$((number + 1))
-		run_test "$name" $number || failed=1
+		# not "run_test || ...": that would disable its "set -e"
+		run_test "$name" $number
+		status=$?
+		[ $status = 0 ] || failed=1
 	done
 	exit $failed
 }

@@ -199,7 +199,7 @@ for title, line, message in (
         ("a feature without its argument", "1 qcow2 {dev} - 1 zero_from",
          "zero_from|argument"),
         ("a bad zero_from", "1 qcow2 {dev} - 2 zero_from -7", "zero_from"),
-        ("too many arguments", "1 qcow2 {dev} - 0 surplus", "argument|surplus"),
+        ("too many arguments", "1 qcow2 {dev} - 0 surplus", "argument|surplus|words left"),
         ("one device twice in a chain", "2 qcow2 {dev} - qcow2 {dev} -",
          "twice|same|already")):
     ktap.case(f"table line: {title}", bad_line, line, message)
