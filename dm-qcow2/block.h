@@ -30,6 +30,7 @@ struct qc_image;
  * @QC_L2: guest offset >> slice_shift
  * @QC_RT: block number in the refcount table; always in memory when writing
  * @QC_RB: host cluster >> block_ref_bits
+ * @QC_NR_TABLES: how many there are
  */
 enum qc_table {
 	QC_L1,

@@ -108,6 +108,28 @@ struct qcow2_fault {
 
 /**
  * struct qcow2_header - a decoded and checked header
+ * @version: 2 or 3
+ * @backing_file_offset: of the name in the image, bytes; 0: no backing file
+ * @backing_file_size: bytes of the name
+ * @cluster_bits: log2 of the cluster size
+ * @size: virtual size, bytes
+ * @crypt_method: 0 none, 1 AES, 2 LUKS
+ * @l1_size: entries of the L1 table
+ * @l1_table_offset: bytes
+ * @refcount_table_offset: bytes
+ * @refcount_table_clusters: its size
+ * @nb_snapshots: internal snapshots
+ * @snapshots_offset: of the snapshot table, bytes
+ * @incompatible: QCOW2_INCOMPAT_*
+ * @compatible: QCOW2_COMPAT_*
+ * @autoclear: QCOW2_AUTOCLEAR_*
+ * @refcount_order: log2 of the bits of a refcount
+ * @header_length: bytes
+ * @compression_type: 0 zlib, 1 zstd
+ * @cluster_size: bytes
+ * @l2_entry_bytes: 8, or 16 with extended L2
+ * @l2_bits: log2 of the entries of an L2 table
+ * @refblock_bits: log2 of the entries of a refcount block
  *
  * All in host byte order; version 2 images get the defaults that the
  * specification gives for the fields they lack.  The derived members follow
@@ -115,12 +137,12 @@ struct qcow2_fault {
  */
 struct qcow2_header {
 	__u32 version;
-	__u64 backing_file_offset;	/* 0: no backing file */
-	__u32 backing_file_size;	/* bytes of the name */
+	__u64 backing_file_offset;
+	__u32 backing_file_size;
 	__u32 cluster_bits;
-	__u64 size;			/* virtual size, bytes */
-	__u32 crypt_method;		/* 0 none, 1 AES, 2 LUKS */
-	__u32 l1_size;			/* entries */
+	__u64 size;
+	__u32 crypt_method;
+	__u32 l1_size;
 	__u64 l1_table_offset;
 	__u64 refcount_table_offset;
 	__u32 refcount_table_clusters;
@@ -131,12 +153,12 @@ struct qcow2_header {
 	__u64 autoclear;
 	__u32 refcount_order;
 	__u32 header_length;
-	__u8 compression_type;		/* 0 zlib, 1 zstd */
+	__u8 compression_type;
 
-	__u32 cluster_size;		/* bytes */
-	__u32 l2_entry_bytes;		/* 8, or 16 with extended L2 */
-	__u32 l2_bits;			/* log2 of the entries of an L2 table */
-	__u32 refblock_bits;		/* log2 of the entries of a refcount block */
+	__u32 cluster_size;
+	__u32 l2_entry_bytes;
+	__u32 l2_bits;
+	__u32 refblock_bits;
 };
 
 /**

@@ -25,7 +25,9 @@ struct dm_target;
  * @top: image of layer 0, NULL where that is raw
  * @writable: writes are allowed by the table
  * @active: between preresume and postsuspend
- * @copy_on_read, @error_if_no_space, @no_discard: features
+ * @copy_on_read: feature
+ * @error_if_no_space: feature
+ * @no_discard: feature no_discard_passdown
  * @zero_from: feature, sectors; U64_MAX if not given; the image knows whether
  *	it still counts
  * @wq: work items of struct qc_io
@@ -74,7 +76,8 @@ struct qc_target {
  * @end: guest offset where the bio ends
  * @space_since: jiffies
  * @range: in img->ranges while the range is locked
- * @range_start, @range_end: guest bytes
+ * @range_start: guest offset in bytes of the locked range
+ * @range_end: where it ends
  * @range_waiters: bios that wait for the range
  */
 struct qc_io {
