@@ -239,13 +239,13 @@ class Run:
         if kind < 0.35:
             length = SECTOR * rng.randint(1, 16)
         elif kind < 0.6:
-            length = SECTOR * rng.randint(1, 2 * cluster // SECTOR)
-        elif kind < 0.8:
-            length = cluster * rng.randint(1, 3)
+            length = SECTOR * rng.randint(1, min(2 * cluster, MIB) // SECTOR)
+        elif kind < 0.75:
+            length = cluster * rng.randint(1, 3 if cluster < MIB else 1)
         else:
             length = SECTOR * rng.randint(1, 512)
         length = min(length, 5 * MIB, size)
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and cluster < MIB:
             length = min(-(-length // cluster) * cluster, size)
         spot = rng.randrange(0, size - length + 1)
         if rng.random() < 0.5:

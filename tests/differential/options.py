@@ -70,7 +70,7 @@ class Options:
     @staticmethod
     def _size(rng, cluster):
         whole = {512: 2 * MIB, 4 * KIB: 6 * MIB, 64 * KIB: 12 * MIB,
-                 2 * MIB: 24 * MIB}[cluster]
+                 2 * MIB: 10 * MIB}[cluster]
         return whole + rng.choice([0, SECTOR, 7 * SECTOR, MIB + 8 * SECTOR])
 
     @staticmethod

@@ -90,7 +90,8 @@ def one(path, name, room):
     dm = blk.Dm(name)
     try:
         try:
-            dev_path = dm.create(2048, f"1 qcow2 {loop.dev} -")
+            dev_path = dm.create(
+                2048, f"1 qcow2 {loop.dev} - 1 error_if_no_space")
         except OSError:
             return "refused"
         try:

@@ -260,8 +260,9 @@ def all_jobs(long):
                       "2000" if long else "300"] +
             (["--faults"] if long else []),
             ["stable-root"], 300, False, 7200 if long else 1500),
-        Job("kselftest", ["tests/kselftest/run-vm"], ["stable-root"], 60,
-            True),
+        Job("kselftest", ["tests/kselftest/run-vm"] +
+            (["--all"] if long else []), ["stable-root"], 60, True,
+            7200 if long else 900),
         Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
             suite()[1:], ["debug-kernel"], 600, True, 2400),
         Job("hostile", ["tests/hostile/run", "--random",
