@@ -9,13 +9,15 @@
 
 #include <stdint.h>
 
+#define LOG_MESSAGE	"mark"		/* makes an entry with LOG_MARK */
+
 #define LOG_MAGIC	0x6a736677736872ULL
 
-#define LOG_FLUSH	(1ULL << 0)
-#define LOG_FUA		(1ULL << 1)
-#define LOG_DISCARD	(1ULL << 2)
-#define LOG_MARK	(1ULL << 3)
-#define LOG_METADATA	(1ULL << 4)
+#define LOG_FLUSH	0x01
+#define LOG_FUA		0x02
+#define LOG_DISCARD	0x04
+#define LOG_MARK	0x08
+#define LOG_METADATA	0x10
 
 struct log_super {
 	uint64_t magic;

@@ -11,19 +11,21 @@ ops       operations for a thousand crash points of all images together
 flushes   of 1000 operations
 edits     c1 makes the internal snapshot s1, d1 deletes it; evenly over the run
 interval  commit_interval_ms of the module
+bitmap    the image has a dirty bitmap
+features  of the table line
 virgin    what the device held before: a pattern, or zeroes (and zero_from)
 """
 
 IMAGES = [
     # Many clusters to an L2 table, big copy-on-write.
     dict(name="64k", create="cluster_size=64k", size=16, device=72,
-         filled=30, edits="c1,c2,d1"),
+         filled=30, edits="c1,c2,d1", bitmap=True),
     # The refcount table fills a cluster every 8 MiB.
-    dict(name="512", create="cluster_size=512", size=4, device=24,
-         filled=10, edits="c1,c2,d1,c3", ops=600),
+    dict(name="512", create="cluster_size=512", size=8, device=40,
+         filled=85, edits="c1,c2,d1,c3", ops=600),
     # A refcount block every 32 KiB, the table moves every 2 MiB.
     dict(name="512-refcount64", create="cluster_size=512,refcount_bits=64",
-         size=3, device=20, edits="c1,c2,d2", ops=600, interval=50),
+         size=3, device=24, filled=55, edits="c1,c2,d2", ops=600, interval=50),
     # No refcount above 1: no internal snapshots.
     dict(name="4k-refcount1", create="cluster_size=4k,refcount_bits=1",
          size=8, device=24, filled=40, interval=100),
@@ -35,13 +37,18 @@ IMAGES = [
     # No zero clusters to hide the layer below, which has larger clusters.
     dict(name="v2-backing", create="cluster_size=4k,compat=0.10", size=8,
          device=32, filled=10, backing=("cluster_size=64k", 5), edits="c1"),
+    # Reads allocate, too.
+    dict(name="copy-on-read", create="cluster_size=16k", size=12, device=48,
+         backing=("cluster_size=64k", 14), edits="c1",
+         features=("copy_on_read",)),
     # Nothing was ever there: the target may rely on it.
     dict(name="zero-from", create="cluster_size=64k", size=16, device=56,
          filled=10, virgin="zero", interval=100, edits="c1"),
 ]
 
 DEFAULTS = dict(filled=0, backing=None, ops=450, flushes=90, edits="",
-                interval=1000, virgin="pattern", skip_flush=0)
+                interval=1000, bitmap=False, features=(), virgin="pattern",
+                skip_flush=0)
 
 # Where each flush of the commit is needed most, and what misses it.
 FAULTS = [

@@ -705,10 +705,9 @@ static void check_content(void)
 /* Returns qemu-img's exit status; its output goes to @output. */
 static int run_check(const char *output)
 {
-	extern char **environ;
 	posix_spawn_file_actions_t actions;
 	char image[512];
-	char *argv[] = { (char *)qemu_img, "check", image, NULL };
+	char * const argv[] = { (char *)qemu_img, "check", image, NULL };
 	int status;
 	pid_t pid;
 

@@ -41,7 +41,7 @@
 
 #define ALIGNMENT	4096
 #define MAX_SECTORS	320		/* of one request */
-#define CHUNK		(1 << 20)
+#define CHUNK		0x100000
 
 static void die(const char *format, ...)
 {
@@ -387,7 +387,7 @@ static void mark(const char *what)
 	char text[128];
 
 	pthread_mutex_lock(&run.mark_lock);
-	snprintf(text, sizeof(text), "mark %s:%llu", what,
+	snprintf(text, sizeof(text), LOG_MESSAGE " %s:%llu", what,
 		 (unsigned long long)journal_length());
 	if (dm_ioctl_named(DM_TARGET_MSG, run.log, 0, text))
 		fail("%s: %s", text, strerror(errno));
@@ -419,24 +419,28 @@ static void pick_kind(struct worker *w, struct op *op)
 	}
 }
 
-/* Small and unaligned, whole clusters, both ends torn: all of them often. */
+/*
+ * Small and unaligned, whole clusters, both ends torn, large: all of them
+ * often.
+ */
 static void pick_range(struct worker *w, struct op *op)
 {
 	uint64_t window = run.sectors / 8, start;
 	unsigned int dice = below(w, 100);
 	uint32_t cluster = run.cluster;
-	int whole = 0;
+	int whole;
 
 	if (op->kind == OP_DISCARD || op->kind == OP_ZERO)
 		dice = dice / 2 + 50;
+	whole = dice >= 50 && dice < 78;
 	if (dice < 50)
 		op->count = 1 + below(w, 8);
-	else if (dice < 78)
-		whole = op->count = cluster * (1 + below(w, dice < 72 ? 3 : 16));
-	else if (dice < 96)
+	else if (whole)
+		op->count = cluster * (1 + below(w, dice < 72 ? 3 : 16));
+	else if (dice < 91)
 		op->count = 1 + below(w, 5 * cluster / 2 + 1);
 	else
-		op->count = 1 + below(w, 8 * cluster);
+		op->count = 1 + below(w, 256);
 	if (op->count > MAX_SECTORS)
 		op->count = MAX_SECTORS;
 
@@ -874,6 +878,7 @@ static int run_workload(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
+	int status = 0;
 
 	if (argc == 6 && !strcmp(what, "make"))
 		make(argv[2], strtoull(argv[3], NULL, 0),
@@ -888,8 +893,8 @@ int main(int argc, char **argv)
 	else if (argc == 4 && !strcmp(what, "extract"))
 		extract(argv[2], argv[3]);
 	else if (argc > 2 && !strcmp(what, "run"))
-		return run_workload(argc - 1, argv + 1);
+		status = run_workload(argc - 1, argv + 1);
 	else
 		die("make, sum, fill, run, flush or extract?");
-	return 0;
+	return status;
 }
