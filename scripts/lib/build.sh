@@ -89,14 +89,19 @@ build_stamp()
 	(cd "$project" && xargs -0 -r sha256sum -- <"$list")
 }
 
+# Of a good build only the warnings are shown.
 build_make()
 {
 	local dir=$1 root=$2 kdir=$3
 	local started=$SECONDS
 
 	shift 3
-	root_chroot "$root" "$dir" make -C /build/src -j"$(nproc)" \
-		KDIR="$kdir" "$@" >&2 || die "$STATUS_BUILD" "the build failed"
+	if ! root_chroot "$root" "$dir" make -C /build/src -j"$(nproc)" \
+		KDIR="$kdir" "$@" >"$dir/log" 2>&1; then
+		cat "$dir/log" >&2
+		die "$STATUS_BUILD" "the build failed"
+	fi
+	grep -A 5 'warning: ' "$dir/log" >&2 || true
 	say "built ${dir##*/} in $((SECONDS - started)) s"
 }
 
