@@ -59,14 +59,6 @@ test_one_image_opened_by_20_at_once()
 	equal "$(stat -c %s a.qcow2)" 196616 "length"
 }
 
-# pattern N: what the N-th round writes at N * 64 KiB
-write_round()
-{
-	head -c 65536 /dev/zero | tr '\0' "\\$(printf %03o "$1")" |
-		dd of=/dev/mapper/vm bs=64k seek="$1" oflag=direct \
-			conv=notrunc status=none
-}
-
 # A process that is killed at a random instant of the time it takes
 killed_snapshot()
 {
@@ -86,52 +78,57 @@ microseconds()
 	echo "${now/./}"
 }
 
-# The device runs on one of both chains at once, even before the next command
-# cleans up; what was written is there.
+# The device runs on one of both chains at once, before the next command cleans
+# up; what was written is there; then nothing is left of the other chain.
 check_round()
 {
-	local round=$1 overlay=$2 layers
+	local round=$1 overlay=$2 layers files
 
-	timeout 60 dd if=/dev/urandom of=/dev/mapper/vm bs=64k seek=900 count=1 \
+	timeout 60 dd if="pattern$round" of=/dev/mapper/vm bs=64k seek="$round" \
 		oflag=direct conv=notrunc status=none || die "the device hangs"
-	write_round "$round"
-	layers=$(qcow2setup status vm --json | jq -r '.layers[0].image')
-	if [ "$layers" = "$PWD/$overlay" ]; then
+	qcow2setup status vm --json >out
+	layers=$(jq -r '.layers[0].image, (.layers | length), .suspended' out |
+		xargs)
+	if [ "${layers%% *}" = "$PWD/$overlay" ]; then
 		new=$((new + 1))
 		top=$overlay
+		depth=$((depth + 1))
 	else
 		old=$((old + 1))
-		equal "$layers" "$PWD/$top" "top after round $round"
 		[ ! -e "$overlay" ] || die "stray overlay in round $round"
 	fi
-	equal "$(find /run/qcow2setup -name journal)" "" "journal"
-	equal "$(dmsetup info -c --noheadings -o tables_loaded,suspended vm)" \
-		"Live:Active" "state"
-	equal "$(losetup -n -O BACK-FILE | grep -c "$PWD")" \
-		"$(dmsetup table vm | cut -d' ' -f4)" "loop devices"
+	equal "$layers" "$PWD/$top $depth false" "chain after round $round"
+	[ ! -e /run/qcow2setup/journal ] || die "journal after round $round"
+	files=(/sys/block/loop*/loop/backing_file)
+	equal "${#files[@]}" "$depth" "loop devices after round $round"
+	equal "$(dmsetup info -c --noheadings -o tables_loaded vm)" "Live" \
+		"tables after round $round"
 }
 
 test_kill_snapshot_at_50_instants()
 {
-	local start took delay top=top.qcow2 new=0 old=0 round
+	local start took delay top=first.qcow2 depth=2 new=0 old=0 round
 
+	for round in $(seq 50); do
+		head -c 65536 /dev/zero |
+			tr '\0' "\\$(printf %03o "$round")" >"pattern$round"
+	done
 	qemu-img create -q -f qcow2 top.qcow2 64M
 	qcow2setup open ./top.qcow2 vm
 	start=$(microseconds)
 	qcow2setup snapshot vm first.qcow2
 	took=$(($(microseconds) - start))
-	top=first.qcow2
 	for round in $(seq 50); do
 		delay=$(((RANDOM * 32768 + RANDOM) % (took * 11 / 10)))
-		killed_snapshot "$(printf '0.%06d' $((delay % 1000000)))" \
-			"s$round.qcow2"
+		delay=$(printf '%d.%06d' $((delay / 1000000)) \
+			$((delay % 1000000)))
+		killed_snapshot "$delay" "s$round.qcow2"
 		check_round "$round" "s$round.qcow2"
 	done
 	echo "$old on the old chain, $new on the new one"
 	for round in $(seq 50); do
-		head -c 65536 /dev/zero |
-			tr '\0' "\\$(printf %03o "$round")" |
-			cmp -n 65536 - /dev/mapper/vm 0 $((round * 65536)) ||
+		cmp -n 65536 "pattern$round" /dev/mapper/vm 0 \
+			$((round * 65536)) ||
 			die "what round $round wrote is not there"
 	done
 	qcow2setup close vm

@@ -110,14 +110,14 @@ static void kernel_log_print(int fd)
 	}
 }
 
-/* Runs a task that changes something. Return: 0 or positive errno. */
+/* Runs a task that changes something. Return: 0 or a negative errno. */
 static int task_run(struct dm_task *task, bool udev)
 {
 	uint32_t cookie = 0;
 	int error = 0;
 
 	if (udev && !dm_task_set_cookie(task, &cookie, UDEV_FLAGS))
-		return ENOMEM;
+		return -ENOMEM;
 	if (!dm_task_run(task)) {
 		error = dm_task_get_errno(task);
 		if (!error)
@@ -125,7 +125,7 @@ static int task_run(struct dm_task *task, bool udev)
 	}
 	if (udev)
 		dm_udev_wait(cookie);
-	return error;
+	return -error;
 }
 
 /* Runs and destroys a task; says what went wrong. */
@@ -137,7 +137,7 @@ static int task_do(struct dm_task *task, bool udev, const char *what,
 	if (!task)
 		return report_memory();
 	log = kernel_log_open();
-	error = task_run(task, udev);
+	error = -task_run(task, udev);
 	if (error) {
 		report_errno(error, "Cannot %s device %s", what, name);
 		if (log >= 0)
@@ -214,7 +214,7 @@ int dm_clear(const char *name)
 int dm_remove(const char *name, bool deferred)
 {
 	struct dm_task *task = task_new(DM_DEVICE_REMOVE, name);
-	int error;
+	int r;
 
 	if (!task || (deferred && !dm_task_deferred_remove(task)) ||
 	    (!deferred && !dm_task_retry_remove(task))) {
@@ -222,13 +222,13 @@ int dm_remove(const char *name, bool deferred)
 			dm_task_destroy(task);
 		return report_memory();
 	}
-	error = task_run(task, true);
+	r = task_run(task, true);
 	dm_task_destroy(task);
-	if (error == ENXIO)	/* it is gone */
+	if (r == -ENXIO)	/* it is gone */
 		return 0;
-	if (error && error != EBUSY)
-		report_errno(error, "Cannot remove device %s", name);
-	return -error;
+	if (r < 0 && r != -EBUSY)
+		report_errno(-r, "Cannot remove device %s", name);
+	return r;
 }
 
 struct dm_state dm_query(const char *name)

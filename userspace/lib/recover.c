@@ -28,6 +28,10 @@
 #define TAIL_TRIES	100
 #define TAIL_MSEC	20
 
+/* How long a command that only looks waits for one that changes something */
+#define LOOK_TRIES	100
+#define LOOK_MSEC	50
+
 struct json_object *layers_json(const struct chain *chain)
 {
 	struct json_object *layers = json_object_new_array(), *layer;
@@ -364,13 +368,34 @@ int begin_change(bool needs_dm)
 	return r < 0 ? r : recover();
 }
 
+/*
+ * A journal with the lock held is that of a command at work, which is let
+ * finish if it is quick, or of one that was killed, whose qemu-img still runs.
+ */
+static bool lock_to_look(void)
+{
+	struct json_object *entry;
+	int tries;
+
+	for (tries = 0; tries < LOOK_TRIES; tries++) {
+		if (state_lock(false) == 0)
+			return true;
+		entry = journal_read();
+		if (!entry)
+			return false;
+		json_object_put(entry);
+		usleep(LOOK_MSEC * 1000);
+	}
+	return false;
+}
+
 int begin_look(void)
 {
 	int r = dm_available();
 
 	if (r < 0)
 		return r;
-	if (geteuid() == 0 && state_lock(false) == 0) {
+	if (geteuid() == 0 && lock_to_look()) {
 		recover();
 		state_unlock();
 	}

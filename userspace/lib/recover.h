@@ -66,7 +66,8 @@ int begin_change(bool needs_dm);
 /**
  * begin_look() - start of a command that only looks
  *
- * Recovers too, unless another command is at work. The lock is not held after.
+ * Recovers too, unless another command is at work for longer. The lock is not
+ * held after.
  *
  * Return: 0, or an error, reported, if there is no device-mapper.
  */
