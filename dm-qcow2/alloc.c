@@ -13,6 +13,7 @@
 #include "alloc.h"
 #include "commit.h"
 #include "image.h"
+#include "snapshot.h"
 
 /* A dm event is raised when less than an eighth of the device is untouched. */
 #define LOW_WATER_SHIFT	3
@@ -860,57 +861,25 @@ static int open_l2_tables(struct qc_image *img)
 }
 
 static int open_snapshot_l1(struct qc_image *img,
-			    const struct qcow2_snapshot *snap, u64 where)
+			    const struct qcow2_snapshot *snap,
+			    const void *entry, void *data)
 {
-	u64 bytes = (u64)snap->l1_size * 8;
-
-	if (snap->l1_table_offset + bytes > img->dev_bytes) {
-		DMERR("%pg: snapshot at %llu: its L1 table at %llu ends beyond the device",
-		      img->bdev, where, snap->l1_table_offset);
-		return -EINVAL;
-	}
 	return metaset_add_range(img, "snapshot's L1 table",
-				 snap->l1_table_offset, bytes);
+				 snap->l1_table_offset,
+				 (u64)snap->l1_size * 8);
 }
 
 /* The snapshot table and the L1 tables of the snapshots. */
 static int open_snapshots(struct qc_image *img)
 {
-	struct qcow2_fault fault = {};
-	struct qcow2_snapshot snap;
-	u64 pos = img->h.snapshots_offset;
-	/* The largest entry: 40 + 1024 + 2 * 65535 bytes */
-	const u32 window = 136 * 1024;
-	void *buf;
-	u32 i;
-	int err = 0;
+	u64 bytes;
+	int err;
 
 	if (!img->h.nb_snapshots)
 		return 0;
-	buf = kvmalloc(window, GFP_NOIO);
-	if (!buf)
-		return -ENOMEM;
-	for (i = 0; i < img->h.nb_snapshots && !err; i++) {
-		err = qc_image_read_bytes(img, pos, buf, window);
-		if (err)
-			break;
-		if (qcow2_snapshot_decode(buf, window, pos, &img->h, &snap,
-					  &fault)) {
-			DMERR("%pg: %s at %llu: %llu: %s; run qemu-img check -r all",
-			      img->bdev, fault.field, fault.where, fault.value,
-			      fault.why);
-			err = -EINVAL;
-			break;
-		}
-		err = open_snapshot_l1(img, &snap, pos);
-		pos += snap.entry_len;
-	}
-	kvfree(buf);
-	if (!err)
-		err = metaset_add_range(img, "snapshot table",
-					img->h.snapshots_offset,
-					pos - img->h.snapshots_offset);
-	return err;
+	err = qc_snapshot_each(img, &img->h, open_snapshot_l1, NULL, &bytes);
+	return err ? err : metaset_add_range(img, "snapshot table",
+					     img->h.snapshots_offset, bytes);
 }
 
 /* Clusters in use end in the last refcount block that counts any. */

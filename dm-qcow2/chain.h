@@ -19,11 +19,13 @@ struct dm_dev;
  * struct qc_layer - one image of a chain
  * @dev: as opened for the table
  * @img: the image, NULL for a raw layer
+ * @raw: format
  * @bytes: virtual size
  */
 struct qc_layer {
 	struct dm_dev *dev;
 	struct qc_image *img;
+	bool raw;
 	u64 bytes;
 };
 

@@ -10,6 +10,7 @@
 #include "bitmaps.h"
 #include "commit.h"
 #include "image.h"
+#include "snapshot.h"
 
 /* Headers, with the feature name table, are read as far as this. */
 #define HEADER_READ_BYTES	4096U
@@ -301,7 +302,7 @@ static int read_header(struct qc_image *img, struct qcow2_header *h)
 		      bdev_logical_block_size(img->bdev));
 		return -EINVAL;
 	}
-	return 0;
+	return img->snapshot ? qc_snapshot_apply(img, h, img->snapshot) : 0;
 }
 
 static void set_geometry(struct qc_image *img, const struct qcow2_header *h)
@@ -399,27 +400,36 @@ static void image_free(struct qc_image *img)
 	mempool_destroy(img->free_pool);
 	bioset_exit(&img->bios);
 	epoch_exit(img);
+	kfree(img->snapshot);
 	kfree(img);
 }
 
-static struct qc_image *image_find(dev_t dev)
+static bool same_view(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+static struct qc_image *image_find(dev_t dev, const char *snapshot)
 {
 	struct qc_image *img;
 
 	list_for_each_entry(img, &qc_images, node)
-		if (img->dev == dev)
+		if (img->dev == dev && same_view(img->snapshot, snapshot))
 			return img;
 	return NULL;
 }
 
-static struct qc_image *image_new(struct block_device *bdev)
+static struct qc_image *image_new(struct block_device *bdev,
+				  const char *snapshot)
 {
 	struct qc_image *img = kzalloc(sizeof(*img), GFP_KERNEL);
 
 	if (!img)
 		return ERR_PTR(-ENOMEM);
 	image_init(img, bdev);
-	if (epoch_init(img)) {
+	if (snapshot)
+		img->snapshot = kstrdup(snapshot, GFP_KERNEL);
+	if ((snapshot && !img->snapshot) || epoch_init(img)) {
 		image_free(img);
 		return ERR_PTR(-ENOMEM);
 	}
@@ -427,14 +437,15 @@ static struct qc_image *image_new(struct block_device *bdev)
 }
 
 /* Find or make the object; it is counted, and its header not read yet. */
-static struct qc_image *image_ref(struct block_device *bdev)
+static struct qc_image *image_ref(struct block_device *bdev,
+				  const char *snapshot)
 {
 	struct qc_image *img;
 
 	mutex_lock(&qc_images_lock);
-	img = image_find(bdev->bd_dev);
+	img = image_find(bdev->bd_dev, snapshot);
 	if (!img) {
-		img = image_new(bdev);
+		img = image_new(bdev, snapshot);
 		if (!IS_ERR(img))
 			list_add(&img->node, &qc_images);
 	}
@@ -462,7 +473,8 @@ static int image_read_geometry(struct qc_image *img)
 	return err;
 }
 
-static struct qc_image *image_get(struct block_device *bdev)
+static struct qc_image *image_get(struct block_device *bdev,
+				  const char *snapshot)
 {
 	struct qc_image *img;
 	int err;
@@ -471,7 +483,7 @@ static struct qc_image *image_get(struct block_device *bdev)
 		DMERR("%pg: logical blocks larger than 4096 bytes", bdev);
 		return ERR_PTR(-EINVAL);
 	}
-	img = image_ref(bdev);
+	img = image_ref(bdev, snapshot);
 	if (IS_ERR(img))
 		return img;
 	err = image_read_geometry(img);
@@ -481,11 +493,12 @@ static struct qc_image *image_get(struct block_device *bdev)
 	return ERR_PTR(err);
 }
 
-struct qc_image *qc_image_get(struct block_device *bdev, char **error)
+struct qc_image *qc_image_get(struct block_device *bdev, const char *snapshot,
+			      char **error)
 {
 	/* Reclaim must not wait for a device whose resume waits for us. */
 	unsigned int noio = memalloc_noio_save();
-	struct qc_image *img = image_get(bdev);
+	struct qc_image *img = image_get(bdev, snapshot);
 
 	memalloc_noio_restore(noio);
 	if (IS_ERR(img))
@@ -608,6 +621,10 @@ static int writer_resources(struct qc_image *img)
 
 static int check_writable(struct qc_image *img)
 {
+	if (img->snapshot) {
+		DMERR("%pg: an internal snapshot is read-only", img->bdev);
+		return -EROFS;
+	}
 	if (bdev_read_only(img->bdev)) {
 		DMERR("%pg: the device is read-only", img->bdev);
 		return -EROFS;

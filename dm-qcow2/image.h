@@ -90,6 +90,7 @@ struct qc_image {
 	struct list_head node;		/* qc_images_lock */
 	dev_t dev;
 	struct block_device *bdev;	/* kept open by the targets */
+	const char *snapshot;		/* ID: the image as that has it, or NULL */
 	unsigned int users;		/* qc_images_lock */
 	struct mutex state_lock;	/* see the lock table above */
 	unsigned int active;		/* state_lock: resumed targets */
@@ -170,6 +171,9 @@ extern struct list_head qc_images;
 /**
  * qc_image_get() - find or make the object of an image, read its header
  * @bdev: device that the caller keeps open until qc_image_put()
+ * @snapshot: ID of an internal snapshot to look at, read-only, or NULL.  Such a
+ *	view is an object of its own: what a snapshot refers to does not change
+ *	while it exists.
  * @error: set to a message for ti->error where it fails
  *
  * The header is read and checked unless a target is active on the image (it
@@ -179,7 +183,8 @@ extern struct list_head qc_images;
  * Context: may sleep; ctr.
  * Return: the object or ERR_PTR.
  */
-struct qc_image *qc_image_get(struct block_device *bdev, char **error);
+struct qc_image *qc_image_get(struct block_device *bdev, const char *snapshot,
+			      char **error);
 
 /**
  * qc_image_put() - drop a reference from qc_image_get()

@@ -49,14 +49,7 @@ static int parse_layer(struct qc_target *t, struct dm_arg_set *as,
 		ti->error = "Cannot open the device of a layer";
 		return err;
 	}
-	if (!raw) {
-		struct qc_image *img = qc_image_get(layer->dev->bdev,
-						    &ti->error);
-
-		if (IS_ERR(img))
-			return PTR_ERR(img);
-		layer->img = img;
-	}
+	layer->raw = raw;
 	return 0;
 }
 
@@ -108,6 +101,30 @@ static int parse_layers(struct qc_target *t, struct dm_arg_set *as)
 		if (err)
 			return err;
 	}
+	return 0;
+}
+
+/* After the features: one of them says as what to look at the top image. */
+static int open_images(struct qc_target *t)
+{
+	u32 i;
+
+	if (t->snapshot && (t->writable || t->chain.layer[0].raw)) {
+		t->ti->error = "An internal snapshot is read-only: use a read-only table";
+		return -EINVAL;
+	}
+	for (i = 0; i < t->chain.nr; i++) {
+		struct qc_layer *layer = &t->chain.layer[i];
+		struct qc_image *img;
+
+		if (layer->raw)
+			continue;
+		img = qc_image_get(layer->dev->bdev, i ? NULL : t->snapshot,
+				   &t->ti->error);
+		if (IS_ERR(img))
+			return PTR_ERR(img);
+		layer->img = img;
+	}
 	t->top = t->chain.layer[0].img;
 	return 0;
 }
@@ -130,6 +147,18 @@ static int parse_zero_from(struct qc_target *t, struct dm_arg_set *as,
 	}
 	t->zero_from = sector;
 	return 0;
+}
+
+static int parse_snapshot(struct qc_target *t, struct dm_arg_set *as,
+			  unsigned int *left)
+{
+	if (!*left || t->snapshot) {
+		t->ti->error = "snapshot needs one ID";
+		return -EINVAL;
+	}
+	(*left)--;
+	t->snapshot = kstrdup(dm_shift_arg(as), GFP_KERNEL);
+	return t->snapshot ? 0 : -ENOMEM;
 }
 
 static int parse_features(struct qc_target *t, struct dm_arg_set *as)
@@ -157,6 +186,10 @@ static int parse_features(struct qc_target *t, struct dm_arg_set *as)
 			t->no_discard = true;
 		} else if (!strcmp(word, "zero_from")) {
 			err = parse_zero_from(t, as, &left);
+			if (err)
+				return err;
+		} else if (!strcmp(word, "snapshot")) {
+			err = parse_snapshot(t, as, &left);
 			if (err)
 				return err;
 		} else {
@@ -249,6 +282,7 @@ static void qc_free_target(struct qc_target *t)
 			dm_put_device(t->ti, layer->dev);
 	}
 	kvfree(t->chain.layer);
+	kfree(t->snapshot);
 	kfree(t);
 }
 
@@ -288,6 +322,8 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		err = parse_layers(t, &as);
 	if (!err)
 		err = parse_features(t, &as);
+	if (!err)
+		err = open_images(t);
 	if (!err) {
 		set_layer_sizes(t);
 		err = check_length(t);
@@ -543,7 +579,8 @@ static unsigned int emit_features(struct qc_target *t, char *result,
 				  unsigned int maxlen, unsigned int sz)
 {
 	unsigned int words = t->copy_on_read + t->error_if_no_space +
-		t->no_discard + 2 * (t->zero_from != U64_MAX);
+		t->no_discard + 2 * (t->zero_from != U64_MAX) +
+		2 * !!t->snapshot;
 
 	if (!words)
 		return sz;
@@ -556,6 +593,8 @@ static unsigned int emit_features(struct qc_target *t, char *result,
 		DMEMIT(" no_discard_passdown");
 	if (t->zero_from != U64_MAX)
 		DMEMIT(" zero_from %llu", t->zero_from);
+	if (t->snapshot)
+		DMEMIT(" snapshot %s", t->snapshot);
 	return sz;
 }
 
@@ -567,7 +606,7 @@ static unsigned int emit_table(struct qc_target *t, char *result,
 
 	DMEMIT("%u", t->chain.nr);
 	for (i = 0; i < t->chain.nr; i++)
-		DMEMIT(" %s %s -", t->chain.layer[i].img ? "qcow2" : "raw",
+		DMEMIT(" %s %s -", t->chain.layer[i].raw ? "raw" : "qcow2",
 		       t->chain.layer[i].dev->name);
 	return emit_features(t, result, maxlen, sz);
 }

@@ -28,6 +28,7 @@ struct dm_target;
  * @copy_on_read: feature
  * @error_if_no_space: feature
  * @no_discard: feature no_discard_passdown
+ * @snapshot: feature, ID of the internal snapshot that is layer 0, or NULL
  * @zero_from: feature, sectors; U64_MAX if not given; the image knows whether
  *	it still counts
  * @wq: work items of struct qc_io
@@ -50,6 +51,7 @@ struct qc_target {
 	bool error_if_no_space;
 	bool no_discard;
 	u64 zero_from;
+	char *snapshot;
 	struct workqueue_struct *wq;
 	struct bio_set bios;
 	struct mutex copy_lock;		/* copy_buf */
