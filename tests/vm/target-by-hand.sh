@@ -333,4 +333,31 @@ test_twenty_chains_over_one_base()
 	done
 }
 
+# A snapshot as a device of its own beside the live one.
+test_internal_snapshot_by_id()
+{
+	image a.qcow2 16M
+	qemu-io -c 'write -P 1 0 4M' a.qcow2
+	qemu-img snapshot -c one a.qcow2
+	qemu-img convert -O raw a.qcow2 one.raw
+	grown a.qcow2 64M
+	loop=$(attach a.qcow2)
+	dmsetup create vm --table "$(table 16 "qcow2:$loop")"
+	features="2 snapshot 1"
+	dmsetup create old --readonly --table "$(table 16 "qcow2:$loop")"
+	matches "$(dmsetup table old)" '- 2 snapshot 1$' "table line"
+	qemu-io -f raw -c 'write -P 2 1M 8M' -c 'write -P 3 4k 12k' \
+		/dev/mapper/vm
+	sync
+	cmp /dev/mapper/old one.raw
+	dmsetup remove old
+	fails dmsetup create old --table "$(table 16 "qcow2:$loop")"
+	features="2 snapshot 7"
+	fails dmsetup create old --readonly --table "$(table 16 "qcow2:$loop")"
+	features=
+	dmsetup remove vm
+	losetup -d "$loop"
+	qemu-img check a.qcow2
+}
+
 main "$@"
