@@ -37,6 +37,10 @@
  * does not say which was last. Guest data says so itself: operations on a
  * sector are numbered in order of time. Other sectors are counted as ambiguous.
  *
+ * If a flush ends before one that was submitted earlier, what the earlier one
+ * made durable is entered too late, which would look like a loss. The disk under
+ * the log (record) ends every flush as it is submitted.
+ *
  * What is demanded
  *
  * Marks (journal.h) say which operations were durable and which had not begun.
