@@ -790,14 +790,17 @@ static void test_random_headers(void **state)
 
 	random_state = 42;
 	for (run = 0; run < 100000; run++) {
-		uint32_t len = HEADER_BYTES + random64() % 64;
+		uint32_t len = QCOW2_HEADER_V3_BYTES + random64() % 72;
 		uint8_t *buf = random_buffer(len);
+		uint8_t header[HEADER_BYTES];
 		struct qcow2_header h;
 		struct qcow2_fault fault = { 0 };
 
-		make_header(buf);
+		make_header(header);
+		memcpy(buf, header, len < HEADER_BYTES ? len : HEADER_BYTES);
 		for (i = random64() % 4; i >= 0; i--) {
-			uint32_t at = 4 + random64() % (HEADER_BYTES - 4);
+			uint32_t at = 4 + random64() %
+				(QCOW2_HEADER_V3_BYTES - 4);
 
 			buf[at] = random64() % 4 ? 1U << random64() % 8 :
 				random64();
