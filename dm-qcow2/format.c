@@ -62,7 +62,8 @@ static void decode_v2(const struct qcow2_disk_header *d, struct qcow2_header *h)
 	h->snapshots_offset = __be64_to_cpu(d->snapshots_offset);
 }
 
-static void decode_v3(const struct qcow2_disk_header *d, struct qcow2_header *h)
+static void decode_v3(const struct qcow2_disk_header *d, __u32 len,
+		      struct qcow2_header *h)
 {
 	if (h->version == 2) {
 		h->incompatible = 0;
@@ -79,8 +80,10 @@ static void decode_v3(const struct qcow2_disk_header *d, struct qcow2_header *h)
 	h->refcount_order = __be32_to_cpu(d->refcount_order);
 	h->header_length = __be32_to_cpu(d->header_length);
 	/* Present only if header_length covers it (spec, "Header"). */
-	h->compression_type = h->header_length > FIELD(compression_type) ?
-		d->compression_type : 0;
+	h->compression_type = 0;
+	if (h->header_length > FIELD(compression_type) &&
+	    len > FIELD(compression_type))
+		h->compression_type = d->compression_type;
 }
 
 static int check_geometry(struct qcow2_header *h, struct qcow2_fault *fault)
@@ -199,7 +202,7 @@ int qcow2_header_decode(const void *buf, __u32 len, struct qcow2_header *h,
 	if (h->version != 2 && h->version != 3)
 		return FAULT(fault, "version", FIELD(version), h->version,
 			     "must be 2 or 3");
-	decode_v3(d, h);
+	decode_v3(d, len, h);
 	if (h->crypt_method > 2)
 		return FAULT(fault, "crypt_method", FIELD(crypt_method),
 			     h->crypt_method, "must be 0, 1 or 2");
