@@ -108,9 +108,9 @@ fio_jobs()
 	dmsetup create vm --table "$(table 96 "qcow2:$top" "qcow2:$base")"
 	fio_verify mixed --rw=randrw --bsrange=512-128k --blockalign=512 \
 		--numjobs=4 --size=20M --offset_increment=24M --fsync=32 \
-		--io_size=8M
+		--io_size=3M
 	fio_verify again --rw=randwrite --bs=4k --numjobs=4 --size=12M \
-		--offset_increment=24M --io_size=4M
+		--offset_increment=24M --io_size=2M
 	fio_verify trim --rw=randtrimwrite --bs=64k --numjobs=2 --size=16M \
 		--offset_increment=40M --verify=0
 	dmsetup remove vm
@@ -143,8 +143,8 @@ test_live_snapshots_under_fio()
 	grown layer0 256M
 	layers="qcow2:$(attach layer0)"
 	dmsetup create vm --table "$(table 64 "$layers")"
-	fio_verify live --rw=randwrite --bsrange=4k-64k --size=64M \
-		--io_size=64M --numjobs=1 --time_based=0 --verify_backlog=64 &
+	fio_verify live --rw=randwrite --bsrange=4k-64k --size=48M \
+		--io_size=48M --numjobs=1 --time_based=0 --verify_backlog=64 &
 	fio=$!
 	for n in 1 2 3; do
 		sleep 1
