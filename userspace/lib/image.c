@@ -173,9 +173,12 @@ static int read_extensions(struct image *image, const uint8_t *area)
 	return 0;
 }
 
+/* More than any header known, and a sector */
+#define HEADER_READ	512
+
 static int read_header(struct image *image)
 {
-	uint8_t start[QCOW2_HEADER_V3_BYTES] = { 0 };
+	uint8_t start[HEADER_READ];
 	struct qcow2_header *h = &image->header;
 	struct qcow2_fault fault;
 	uint8_t *area;
