@@ -27,7 +27,7 @@ REPORTS = re.compile(
     r"possible (circular|recursive|irq)|inconsistent lock state|"
     r"suspicious RCU|Call Trace|general protection|Oops|lockdep|"
     r"blocked for more than|rcu.*stall|soft lockup|bad unlock balance|"
-    r"sleeping function called|refcount_t|list_(add|del) corruption")
+    r"sleeping function called|refcount_t:|list_(add|del) corruption")
 
 # An emulated CPU that gets no time from a busy host: the kernel's timers notice.
 STARVED = re.compile(r"WARNING: .* at kernel/(time/hrtimer|sched/deadline)\.c")
