@@ -157,6 +157,8 @@ static void wait_loops_gone(const struct device *device)
 					 i || device->dm.read_only ?
 					 LOOP_READ : LOOP_WRITE);
 	}
+	/* Their marks go with them. */
+	attach_prune();
 }
 
 int cmd_close(struct arguments *args)
