@@ -175,20 +175,6 @@ static void tail_names(const struct image *image, char name[DM_NAME_MAX],
 		 (unsigned long long)image->length);
 }
 
-/*
- * Without udev libdevmapper makes a node, which the kernel would not remove
- * with the device. devtmpfs has /dev/dm-N in any case.
- */
-static void tail_drop_node(const char *name)
-{
-	char *path = text("/dev/mapper/%s", name);
-	struct stat st;
-
-	if (lstat(path, &st) == 0 && S_ISBLK(st.st_mode))
-		unlink(path);
-	free(path);
-}
-
 /* Opens the device, so that it stays; from then on it goes with its last user. */
 static int tail_hold(const char *name, const char *uuid,
 		     struct attachment *attachment)
@@ -206,7 +192,7 @@ static int tail_hold(const char *name, const char *uuid,
 	attachment->device = state.device;
 	if (!state.deferred)
 		dm_remove(name, true);
-	tail_drop_node(name);
+	dm_drop_node(name);
 	return 0;
 }
 
@@ -455,7 +441,7 @@ static bool prune_tail(const char *name, void *data)
 	(void)data;
 	if (state.exists && dm_uuid_is(&state, DM_UUID_TAIL) &&
 	    !state.open_count && dm_remove(name, false) == 0)
-		tail_drop_node(name);
+		dm_drop_node(name);
 	return false;
 }
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -311,4 +312,15 @@ bool dm_each(bool (*visit)(const char *name, void *data), void *data)
 	}
 	dm_task_destroy(task);
 	return done;
+}
+
+void dm_drop_node(const char *name)
+{
+	char *path = text("%s/%s", dm_dir(), name);
+	struct stat st;
+
+	if (!dm_query(name).exists && lstat(path, &st) == 0 &&
+	    S_ISBLK(st.st_mode))
+		unlink(path);
+	free(path);
 }

@@ -142,4 +142,13 @@ bool dm_each(bool (*visit)(const char *name, void *data), void *data);
 /** dm_uuid_is() - does a UUID begin with one of DM_UUID_*? */
 bool dm_uuid_is(const struct dm_state *state, const char *prefix);
 
+/**
+ * dm_drop_node() - remove the node of a device that is gone
+ * @name: device; where one of that name exists, nothing happens
+ *
+ * Without udev libdevmapper makes nodes itself: that of a device that goes on
+ * its own, or whose remover was killed, would stay.
+ */
+void dm_drop_node(const char *name);
+
 #endif /* DM_H */

@@ -144,6 +144,7 @@ static int recover_open(struct json_object *entry)
 		return device_state_save(name, state);
 	if (dm.exists && dm_remove(name, false) == -EBUSY)
 		return report_fail(EBUSY, "Device %s is still in use.", name);
+	dm_drop_node(name);
 	trim_top_of(state);
 	return 0;
 }
@@ -155,6 +156,7 @@ static int recover_close(struct json_object *entry)
 
 	if (dm.exists)
 		return dm.suspended ? dm_resume(name) : 0;
+	dm_drop_node(name);
 	if (is_clean(entry))
 		trim_top_of(member(entry, "state"));
 	device_state_remove(name);
