@@ -273,20 +273,23 @@ def all_jobs(long):
         Job("vm", vm() + suite(), ["stable-root"], 300, True),
         Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
                              "--vm=--quiet-console",
-                             "--seeds", "1000" if long else "200"],
+                             "--seeds", "1000" if long else "60"],
             ["stable-root"], 360, True, 7200 if long else 1500),
         Job("crash", ["tests/crash/run", "--points",
-                      "2000" if long else "300"] +
+                      "2000" if long else "200"] +
             (["--faults"] if long else []),
             ["stable-root"], 300, False, 7200 if long else 1500),
         Job("kselftest", ["tests/kselftest/run-vm"] +
             (["--all"] if long else []), ["stable-root"], 60, True,
             7200 if long else 900),
         Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
-            suite()[1:], ["debug-kernel"], 600, True, 2400),
-        Job("hostile", ["tests/hostile/run", "--random",
-                        "3000" if long else "200"],
-            ["debug-kernel"], 120, True, 7200 if long else 1200),
+            matrix(long)[1:], ["debug-kernel"], 600, True,
+            7200 if long else 2400),
+        # All of them on the debug kernel take longer than the rest together.
+        Job("hostile", ["tests/hostile/run"] +
+            (["--random", "3000"] if long else ["--stable", "--random", "60"]),
+            ["debug-kernel" if long else "stable-root"], 300, True,
+            7200 if long else 1500),
         Job("oldstable", vm("--suite", "oldstable") + matrix(long),
             ["stable-root"], 300, True),
         Job("testing", vm("--suite", "testing") + matrix(long),
