@@ -499,15 +499,12 @@ static void qc_postsuspend(struct dm_target *ti)
 	deactivate_layers(t, t->chain.nr);
 }
 
-static int qc_preresume(struct dm_target *ti)
+static int activate(struct qc_target *t)
 {
-	struct qc_target *t = ti->private;
 	u64 zero_from = U64_MAX;
 	int err = 0;
 	u32 i;
 
-	if (t->active)
-		return 0;
 	if (t->zero_from != U64_MAX)
 		zero_from = t->zero_from << SECTOR_SHIFT;
 	for (i = 0; i < t->chain.nr && !err; i++)
@@ -523,12 +520,43 @@ static int qc_preresume(struct dm_target *ti)
 	err = check_length(t);
 	if (!err)
 		err = check_blocks(t);
-	if (err) {
+	if (err)
 		deactivate_layers(t, t->chain.nr);
-		return err;
-	}
-	t->active = true;
-	qc_write_resume(t);
+	return err;
+}
+
+struct activation {
+	struct work_struct work;
+	struct qc_target *t;
+	int err;
+};
+
+static void activate_work(struct work_struct *work)
+{
+	struct activation *a = container_of(work, struct activation, work);
+
+	a->err = activate(a->t);
+}
+
+/*
+ * In a work item: who resumes may have been killed, and then neither threads
+ * nor large buffers can be made on its behalf.  The device would stay suspended,
+ * its users hanging, for no fault of the image.
+ */
+static int qc_preresume(struct dm_target *ti)
+{
+	struct activation a = { .t = ti->private };
+
+	if (a.t->active)
+		return 0;
+	INIT_WORK_ONSTACK(&a.work, activate_work);
+	queue_work(a.t->wq, &a.work);
+	flush_work(&a.work);
+	destroy_work_on_stack(&a.work);
+	if (a.err)
+		return a.err;
+	a.t->active = true;
+	qc_write_resume(a.t);
 	return 0;
 }
 
