@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "attach.h"
 #include "commands.h"
@@ -229,6 +231,48 @@ static void load_old_table(const struct device *device)
 }
 
 /* The only moment in which the device stands still: one ioctl. */
+static int swap_at_once(const struct device *device)
+{
+	int r;
+
+	/* Our own pages could be on the device. */
+	mlockall(MCL_CURRENT | MCL_FUTURE);
+	r = dm_resume(device->name);
+	if (r < 0)
+		load_old_table(device);
+	munlockall();
+	return r;
+}
+
+/*
+ * A signal that ends the process in the middle of the ioctl can end the ioctl,
+ * with the device suspended. So there are two processes: the child, which
+ * nobody knows of, finishes if we are killed; we do if the child is. It has the
+ * state lock and our attachments, too: no other command starts before it ends.
+ */
+static int swap_in_child(const struct device *device)
+{
+	int status, r;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		return report_errno(errno, "Cannot start a process");
+	if (!pid) {
+		setsid();
+		_exit(-swap_at_once(device));
+	}
+	do {
+		r = waitpid(pid, &status, 0);
+	} while (r < 0 && errno == EINTR);
+	if (r == pid && WIFEXITED(status))
+		return -WEXITSTATUS(status);
+	load_old_table(device);
+	return report_fail(EIO, "The process that was to resume device %s was killed.",
+			   device->name);
+}
+
 static int swap_tables(struct snapping *snapping)
 {
 	int r;
@@ -236,15 +280,7 @@ static int swap_tables(struct snapping *snapping)
 	r = load_table(snapping);
 	if (!r)
 		r = journal_phase(snapping, "swap");
-	if (r < 0)
-		return r;
-	/* Our own pages could be on the device. */
-	mlockall(MCL_CURRENT | MCL_FUTURE);
-	r = dm_resume(snapping->device.name);
-	if (r < 0)
-		load_old_table(&snapping->device);
-	munlockall();
-	return r;
+	return r < 0 ? r : swap_in_child(&snapping->device);
 }
 
 static int write_journal(struct snapping *snapping)

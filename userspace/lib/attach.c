@@ -4,8 +4,10 @@
  */
 #include "attach.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libdevmapper.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,9 @@
 /* How long the kernel may take to clear what has no user any more */
 #define GONE_TRIES	100
 #define GONE_MSEC	20
+
+/* Names of tail devices begin so */
+#define TAIL_NAME	"qcow2-tail-"
 
 struct attachment attach_empty(void)
 {
@@ -170,7 +175,7 @@ static void tail_names(const struct image *image, char name[DM_NAME_MAX],
 {
 	unsigned long long dev = image->id.dev, ino = image->id.ino;
 
-	snprintf(name, DM_NAME_MAX, "qcow2-tail-%llx-%llx", dev, ino);
+	snprintf(name, DM_NAME_MAX, TAIL_NAME "%llx-%llx", dev, ino);
 	snprintf(uuid, DM_UUID_MAX, DM_UUID_TAIL "%llx-%llx-%llx", dev, ino,
 		 (unsigned long long)image->length);
 }
@@ -192,7 +197,6 @@ static int tail_hold(const char *name, const char *uuid,
 	attachment->device = state.device;
 	if (!state.deferred)
 		dm_remove(name, true);
-	dm_drop_node(name);
 	return 0;
 }
 
@@ -440,9 +444,27 @@ static bool prune_tail(const char *name, void *data)
 
 	(void)data;
 	if (state.exists && dm_uuid_is(&state, DM_UUID_TAIL) &&
-	    !state.open_count && dm_remove(name, false) == 0)
-		dm_drop_node(name);
+	    !state.open_count)
+		dm_remove(name, false);
 	return false;
+}
+
+/*
+ * libdevmapper removes a node when it is told to remove the device, and does
+ * not if it is killed at that moment.
+ */
+static void prune_tail_nodes(void)
+{
+	struct dirent *entry;
+	DIR *dir;
+
+	dir = opendir(dm_dir());
+	while (dir && (entry = readdir(dir))) {
+		if (!strncmp(entry->d_name, TAIL_NAME, strlen(TAIL_NAME)))
+			dm_drop_node(entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 static bool loop_is_ours(int index)
@@ -461,6 +483,7 @@ void attach_prune(void)
 {
 	loop_each(prune_holder, NULL);
 	dm_each(prune_tail, NULL);
+	prune_tail_nodes();
 	loop_marks_prune(loop_is_ours);
 }
 

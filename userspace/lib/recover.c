@@ -133,14 +133,17 @@ static struct dm_state device_of(struct json_object *entry)
 	return state;
 }
 
-/* It is open, but nobody noted it; or nothing came of it. */
+/*
+ * It is open, but nobody noted it; or nothing came of it. It was never resumed
+ * where it is suspended, and had no user.
+ */
 static int recover_open(struct json_object *entry)
 {
 	struct json_object *state = member(entry, "state");
 	const char *name = json_string(entry, "name");
 	struct dm_state dm = device_of(entry);
 
-	if (dm.exists && dm.live)
+	if (dm.exists && dm.live && !dm.suspended)
 		return device_state_save(name, state);
 	if (dm.exists && dm_remove(name, false) == -EBUSY)
 		return report_fail(EBUSY, "Device %s is still in use.", name);
