@@ -113,7 +113,7 @@ class Job:
     """name: command; after: names of jobs to wait for; seconds: expected."""
 
     def __init__(self, name, command, after=(), seconds=60, console=False,
-                 timeout=1800):
+                 timeout=2700):
         self.name = name
         self.command = command
         self.after = after
@@ -255,11 +255,10 @@ def matrix(long):
     if long:
         return suite()
     return ["tests/vm/suite",
-            "target-read.py=65536$,raw,different,64_layers,share",
-            "target-write.py=over_raw,zeroing,discard,snapshots,flush,limit,"
-            "read-only,status",
+            "target-read.py=raw,different,64_layers,share",
+            "target-write.py=over_raw,65536,flush,limit,read-only,status",
             "target-refuse.py=compressed,data_file,not_qcow2,format",
-            "target-by-hand.sh"] + suite("setup-open")[1:]
+            "target-by-hand.sh=suspend,snapshot,error_if,failed"]
 
 
 def all_jobs(long):
@@ -274,15 +273,15 @@ def all_jobs(long):
         Job("setup", vm() + suite("setup-"), ["stable-root"], 300, True),
         Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
                              "--vm=--quiet-console",
-                             "--seeds", "1000" if long else "60"],
-            ["stable-root"], 360, True, 7200 if long else 1500),
+                             "--seeds", "1000" if long else "24"],
+            ["stable-root"], 360, True, 7200 if long else 2400),
         Job("crash", ["tests/crash/run", "--points",
-                      "2000" if long else "200"] +
+                      "2000" if long else "150"] +
             (["--faults"] if long else []),
-            ["stable-root"], 300, False, 7200 if long else 1500),
+            ["stable-root"], 300, False, 7200 if long else 2400),
         Job("kselftest", ["tests/kselftest/run-vm"] +
             (["--all"] if long else []), ["stable-root"], 60, True,
-            7200 if long else 900),
+            7200 if long else 1500),
         Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
             matrix(long)[1:], ["debug-kernel"], 600, True,
             7200 if long else 2400),
