@@ -256,7 +256,7 @@ def matrix(long):
         return suite()
     return ["tests/vm/suite",
             "target-read.py=raw,different,64_layers,share",
-            "target-write.py=over_raw,65536,flush,limit,read-only,status",
+            "target-write.py=over_raw,65536,flush,limit,read_only,status",
             "target-refuse.py=compressed,data_file,not_qcow2,format",
             "target-by-hand.sh=suspend,snapshot,error_if,failed"]
 
