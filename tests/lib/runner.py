@@ -254,47 +254,65 @@ def matrix(long):
     """For the other kernels: all, or what depends on the kernel most."""
     if long:
         return suite()
-    return ["tests/vm/suite",
-            "target-read.py=raw,different,64_layers,share",
-            "target-write.py=over_raw,65536,flush,limit,read_only,status",
-            "target-refuse.py=compressed,data_file,not_qcow2,format",
-            "target-by-hand.sh=suspend,snapshot,error_if,failed"]
+    return ["tests/vm/suite", "target-write.py=65536,snapshots,flush",
+            "target-by-hand.sh=suspend,error_if,internal"]
 
 
-def all_jobs(long):
+def target(long):
+    if long:
+        return suite("target-")
+    return ["tests/vm/suite", "target-refuse.py", "target-write.py",
+            "target-read.py=raw",
+            "target-by-hand.sh=documented,fio_jobs,error_if,failed_metadata,"
+            "file_system,suspend,internal"]
+
+
+def setup(long):
+    return suite("setup-") if long else suite("setup-(open|many|files)")
+
+
+def jobs_of_check(long):
     """In the order in which they start."""
     return [
         Job("unit", ["make", "-s", "-C", "tests", "unit"], seconds=20),
         Job("stable-root", ["tests/static", "root", "stable"], seconds=120),
-        Job("debug-kernel", ["tests/static", "debug-kernel"],
-            ["stable-root"], 400),
         Job("static", ["tests/static", "all"], ["stable-root"], 60),
-        Job("target", vm() + suite("target-"), ["stable-root"], 300, True),
-        Job("setup", vm() + suite("setup-"), ["stable-root"], 300, True),
-        Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
-                             "--vm=--quiet-console",
-                             "--seeds", "1000" if long else "24"],
-            ["stable-root"], 360, True, 7200 if long else 2400),
+        Job("target", vm() + target(long), ["stable-root"], 300, True,
+            7200 if long else 2700),
+        Job("setup", vm() + setup(long), ["stable-root"], 300, True,
+            7200 if long else 2700),
         Job("crash", ["tests/crash/run", "--points",
                       "2000" if long else "150"] +
             (["--faults"] if long else []),
             ["stable-root"], 300, False, 7200 if long else 2400),
-        Job("kselftest", ["tests/kselftest/run-vm"] +
-            (["--all"] if long else []), ["stable-root"], 60, True,
-            7200 if long else 1500),
-        Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
-            matrix(long)[1:], ["debug-kernel"], 600, True,
-            7200 if long else 2400),
-        # All of them on the debug kernel take longer than the rest together.
         Job("hostile", ["tests/hostile/run"] +
             (["--random", "3000"] if long else ["--stable", "--random", "60"]),
             ["debug-kernel" if long else "stable-root"], 300, True,
-            7200 if long else 1500),
+            7200 if long else 2400),
         Job("oldstable", vm("--suite", "oldstable") + matrix(long),
             ["stable-root"], 300, True),
         Job("testing", vm("--suite", "testing") + matrix(long),
             ["stable-root"], 300, True),
     ]
+
+
+def jobs_of_check_long():
+    """What takes longer than the rest together."""
+    return [
+        Job("debug-kernel", ["tests/static", "debug-kernel"],
+            ["stable-root"], 400, timeout=7200),
+        Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
+                             "--vm=--quiet-console", "--seeds", "200"],
+            ["stable-root"], 360, True, 7200),
+        Job("kselftest", ["tests/kselftest/run-vm", "--all"],
+            ["stable-root"], 60, True, 7200),
+        Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
+            suite()[1:], ["debug-kernel"], 600, True, 7200),
+    ]
+
+
+def all_jobs(long):
+    return jobs_of_check(long) + (jobs_of_check_long() if long else [])
 
 
 def main():
