@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Jobs: operations that take long.  Each has a record in /run/qcow2setup/jobs
+ * by which other commands find it, shows how far it is, can be held to a rate,
+ * and stops when it is told to.
+ *
+ * One job at a time, and one a process:
+ *
+ *	check everything, with the state lock held
+ *	r = job_begin("vm", "commit", &options);
+ *	if (r < 0)
+ *		return r;
+ *	...
+ *	while (work is left && !job_cancelled()) {
+ *		job_throttle(bytes);
+ *		copy;
+ *		job_progress(done, total);
+ *	}
+ *	undo or finish
+ *	return job_end(job_cancelled() ? -ECANCELED : r);
+ *
+ * A job does not need the state lock while it copies.
+ */
+#ifndef JOB_H
+#define JOB_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/**
+ * struct job_options - what the command line says of a job
+ * @json: print events, one JSON object a line
+ * @detach: go on in the background
+ * @bandwidth: bytes a second, 0 without limit
+ */
+struct job_options {
+	bool json;
+	bool detach;
+	uint64_t bandwidth;
+};
+
+/* The job of a temporary device is in its UUID: "QCOW2-JOB-<pid>-<start>-..." */
+#define JOB_UUID_MAX	64
+
+/**
+ * job_bandwidth() - parse the value of --bandwidth
+ * @word: bytes a second, with K, M, G or T behind it for KiB, MiB, GiB, TiB
+ * @bandwidth: result
+ *
+ * Return: 0 or -EINVAL, reported.
+ */
+int job_bandwidth(const char *word, uint64_t *bandwidth);
+
+/**
+ * job_begin() - start a job
+ * @subject: name of the device; for a closed chain the path of its top image
+ * @operation: name of the command
+ * @options: from the command line
+ *
+ * Call it with the state lock held, once everything is validated and before
+ * anything is changed.  With @options->detach the caller returns in another
+ * process, which has all descriptors and no terminal; the first one has printed
+ * the name of the job and is gone.
+ *
+ * From here SIGINT, SIGTERM and SIGHUP cancel the job instead of killing it.
+ *
+ * Return: 0; -EBUSY, reported, if the subject has a job already; or another
+ * error, reported.
+ */
+int job_begin(const char *subject, const char *operation,
+	      const struct job_options *options);
+
+/**
+ * job_progress() - say how far it is
+ * @done: bytes copied
+ * @total: bytes to copy; it may turn out to be more or less as the job goes on
+ *
+ * May be called for every request: prints and writes the record now and then.
+ */
+void job_progress(uint64_t done, uint64_t total);
+
+/**
+ * job_throttle() - wait until more may be copied
+ * @bytes: what is copied next
+ *
+ * Returns at once when the job is cancelled.
+ */
+void job_throttle(uint64_t bytes);
+
+/** job_cancelled() - shall the job stop at the next point that is safe? */
+bool job_cancelled(void);
+
+/**
+ * job_finishing() - it cannot be stopped any more
+ *
+ * To be called before what makes the job's result valid; from here
+ * job_cancelled() keeps what it said.
+ */
+void job_finishing(void);
+
+/**
+ * job_end() - the job is over, well or not
+ * @result: 0 or a negative errno, -ECANCELED for a job that was stopped
+ *
+ * Return: @result; a job that was stopped is reported.
+ */
+int job_end(int result);
+
+/**
+ * job_uuid() - UUID for a device of the running job
+ * @role: what the device is for, a letter or a word
+ * @uuid: result
+ */
+void job_uuid(const char *role, char uuid[JOB_UUID_MAX]);
+
+/** job_uuid_alive() - does the process of a job's UUID still run? */
+bool job_uuid_alive(const char *uuid);
+
+/**
+ * job_check_none() - refuse a command on something that a job is at work on
+ * @subject: as for job_begin()
+ *
+ * Return: 0, or -EBUSY, reported.
+ */
+int job_check_none(const char *subject);
+
+/*
+ * For the commands that look at jobs of other processes
+ */
+
+/**
+ * struct job_record - a job as its record has it
+ * @name: of the job, and of its file
+ * @subject: device, or path of an image
+ * @operation: name of the command
+ * @command: the command line
+ * @state: "running", "done", "failed" or "cancelled"
+ * @pid: process
+ * @start: when that process started, in ticks since the boot
+ * @kept: it stays when the job is over
+ * @done: bytes
+ * @total: bytes
+ * @rate: bytes a second
+ * @result: 0 or a negative errno of a job that is over
+ * @alive: the process runs
+ * @json: the record
+ */
+struct job_record {
+	char *name;
+	char *subject;
+	char *operation;
+	char *command;
+	char *state;
+	pid_t pid;
+	unsigned long long start;
+	bool kept;
+	uint64_t done;
+	uint64_t total;
+	uint64_t rate;
+	int result;
+	bool alive;
+	struct json_object *json;
+};
+
+/**
+ * job_load() - read a record
+ * @word: name of a job, of its device, or path of its image
+ * @record: result; free it with job_free() if there was one
+ *
+ * Return: whether there is one.
+ */
+bool job_load(const char *word, struct job_record *record);
+
+/** job_free() - free what job_load() filled */
+void job_free(struct job_record *record);
+
+/** job_running() - is the job under way, not over and not dead? */
+bool job_running(const struct job_record *record);
+
+/** job_each() - call @visit for each record */
+void job_each(void (*visit)(const struct job_record *record, void *data),
+	      void *data);
+
+/** job_forget() - remove the record and the messages of a job */
+void job_forget(const struct job_record *record);
+
+/** job_want_result() - ask that a record stays until job_forget() */
+void job_want_result(const struct job_record *record);
+
+/** job_messages() - what a detached job had to say, or NULL; free() it */
+char *job_messages(const struct job_record *record);
+
+#endif /* JOB_H */
