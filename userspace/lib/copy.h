@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Copying between two block devices, past the page cache, with many large
+ * requests in flight.
+ */
+#ifndef COPY_H
+#define COPY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Longest piece of zeroes that is a good unit of progress */
+#define COPY_MAX_ZERO	(64ULL << 20)
+
+/**
+ * struct copy_piece - what is to be made equal
+ * @start: bytes, the same on both devices; whole logical blocks, as @length is
+ * @length: bytes, 0 at the end
+ * @zero: write zeroes; else copy
+ */
+struct copy_piece {
+	uint64_t start;
+	uint64_t length;
+	bool zero;
+};
+
+/**
+ * struct copy - a copy
+ * @from: path of the source
+ * @to: path of the destination
+ * @next: gives the next piece, of any length; pieces do not overlap.  Returns 0
+ *	or an error, reported.
+ * @pace: asked before each request for its bytes; may wait.  Returns 0, or an
+ *	error (-ECANCELED), reported, that ends the copy.  May be NULL.
+ * @data: for them
+ */
+struct copy {
+	const char *from;
+	const char *to;
+	int (*next)(void *data, struct copy_piece *piece);
+	int (*pace)(void *data, uint64_t bytes);
+	void *data;
+};
+
+/**
+ * copy_run() - copy all pieces, in any order
+ * @copy: what to copy
+ *
+ * All requests have ended when it returns.
+ *
+ * Return: 0 or an error, reported.
+ */
+int copy_run(const struct copy *copy);
+
+/**
+ * copy_flush() - make durable what was written to a block device
+ * @path: the device
+ *
+ * Return: 0 or an error, reported.
+ */
+int copy_flush(const char *path);
+
+#endif /* COPY_H */

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who owns what in a range of layers: data, zeroes, or nobody, so that the
+ * layers below the range show through.
+ *
+ * The tables are read from the images themselves, past the page cache. That is
+ * for images that do not change: lower layers, closed ones. Of an image that
+ * grows while it is read, what was mapped before is right, too.
+ *
+ * Memory is bounded: two windows of the tables a layer.
+ */
+#ifndef MAP_H
+#define MAP_H
+
+#include "image.h"
+
+/**
+ * enum map_kind - what the layers have at an offset
+ * @MAP_NONE: nothing
+ * @MAP_ZERO: zeroes; also behind the end of a layer
+ * @MAP_DATA: data
+ */
+enum map_kind { MAP_NONE, MAP_ZERO, MAP_DATA };
+
+/**
+ * struct map_extent - a range that one owner has
+ * @start: guest offset, bytes
+ * @length: bytes, at least 1
+ * @kind: what is there
+ */
+struct map_extent {
+	uint64_t start;
+	uint64_t length;
+	enum map_kind kind;
+};
+
+struct map;
+
+/**
+ * map_open() - prepare to look into layers
+ * @layers: top first, of which a raw one is the last; must stay
+ * @count: of @layers; with none everything is MAP_NONE
+ * @map: result; map_close() it
+ *
+ * Return: 0 or an error, reported.
+ */
+int map_open(const struct image *layers, unsigned int count, struct map **map);
+
+/** map_close() - free what map_open() made; NULL is fine */
+void map_close(struct map *map);
+
+/**
+ * map_at() - what is at an offset, and as far from there as it is the same
+ * @map: the layers
+ * @start: guest offset, bytes
+ * @max: bytes that the caller wants to know of, at least 1
+ * @extent: result; begins at @start, as long as @max at most
+ *
+ * The next extent may be of the same kind. It is cheapest to go forward.
+ *
+ * Return: 0 or an error, reported: the tables cannot be read, or are wrong.
+ */
+int map_at(struct map *map, uint64_t start, uint64_t max,
+	   struct map_extent *extent);
+
+/**
+ * map_has() - is there anything of a kind in a range?
+ * @map: the layers
+ * @start: guest offset, bytes
+ * @length: bytes
+ * @kind: what to look for
+ *
+ * Return: 1, 0, or an error, reported.
+ */
+int map_has(struct map *map, uint64_t start, uint64_t length,
+	    enum map_kind kind);
+
+#endif /* MAP_H */
