@@ -30,6 +30,16 @@ static __u64 get_be(const void *buf, __u32 offset, __u32 bytes)
 	return v;
 }
 
+static void put_be(void *buf, __u32 offset, __u32 bytes, __u64 value)
+{
+	__u8 *p = (__u8 *)buf + offset;
+
+	while (bytes--) {
+		p[bytes] = value;
+		value >>= 8;
+	}
+}
+
 /* Does [offset, offset + len) end at or before @end, without wrapping? */
 static int inside(__u64 offset, __u64 len, __u64 end)
 {
@@ -279,6 +289,261 @@ int qcow2_ext_next(const void *buf, __u32 len, __u32 offset,
 			     ext->len, "exceeds the header area");
 	ext->next_offset = ext->data_offset + ((ext->len + 7) & ~7U);
 	return 1;
+}
+
+/**
+ * struct relinking - a relink under way
+ * @buf: the first cluster
+ * @len: bytes in @buf
+ * @unit: bytes of @buf that change at once
+ * @h: decoded header, as it was
+ * @format: of the new backing file
+ * @format_len: its length
+ * @noted: there is a format extension, and it is right
+ * @table: the feature name table, its @type is 0 where there is none
+ * @end: where the extensions end
+ * @marked: an end marker stands there; else the old name ended them, or the
+ *	end of the cluster
+ * @fault: what was in the way
+ */
+struct relinking {
+	__u8 *buf;
+	__u32 len;
+	__u32 unit;
+	const struct qcow2_header *h;
+	const char *format;
+	__u32 format_len;
+	int noted;
+	struct qcow2_ext table;
+	__u32 end;
+	int marked;
+	struct qcow2_fault *fault;
+};
+
+static __u32 text_length(const char *text)
+{
+	__u32 len = 0;
+
+	while (text[len])
+		len++;
+	return len;
+}
+
+static void copy_text(__u8 *to, const char *from, __u32 len)
+{
+	while (len--)
+		to[len] = from[len];
+}
+
+/* A format extension of 16 bytes */
+static void put_format(const struct relinking *r, __u32 offset)
+{
+	put_be(r->buf, offset, 4, QCOW2_EXT_BACKING_FORMAT);
+	put_be(r->buf, offset + 4, 4, r->format_len);
+	put_be(r->buf, offset + 8, 8, 0);
+	copy_text(r->buf + offset + 8, r->format, r->format_len);
+}
+
+/* An extension that says nothing; what was in its data may stay there. */
+static void put_padding(const struct relinking *r, __u32 offset, __u32 bytes)
+{
+	if (!bytes)
+		return;
+	put_be(r->buf, offset, 4, QCOW2_EXT_PADDING);
+	put_be(r->buf, offset + 4, 4, bytes - 8);
+}
+
+static int format_is(const struct relinking *r, const struct qcow2_ext *ext)
+{
+	__u32 i;
+
+	if (ext->len != r->format_len)
+		return 0;
+	for (i = 0; i < ext->len; i++) {
+		if (r->buf[ext->data_offset + i] != (__u8)r->format[i])
+			return 0;
+	}
+	return 1;
+}
+
+static int change_format(struct relinking *r, const struct qcow2_ext *ext)
+{
+	__u32 offset = ext->data_offset - 8;
+	__u32 bytes = ext->next_offset - offset;
+
+	r->noted = 1;
+	if (format_is(r, ext))
+		return 0;
+	if (bytes < 16 || ext->next_offset > r->unit)
+		return FAULT(r->fault, "backing format extension", offset,
+			     ext->len, "cannot be changed in one write");
+	put_format(r, offset);
+	put_padding(r, offset + 16, bytes - 16);
+	return 0;
+}
+
+static int find_extensions(struct relinking *r)
+{
+	struct qcow2_ext ext;
+	int more;
+
+	r->end = r->h->header_length;
+	while ((more = qcow2_ext_next(r->buf, r->len, r->end, r->h, &ext,
+				      r->fault)) > 0) {
+		if (ext.type == QCOW2_EXT_FEATURE_TABLE)
+			r->table = ext;
+		if (ext.type == QCOW2_EXT_BACKING_FORMAT && r->format &&
+		    change_format(r, &ext))
+			return -1;
+		r->end = ext.next_offset;
+	}
+	if (more < 0)
+		return -1;
+	if (!inside(r->end, 8, r->len) && r->len < r->h->cluster_size)
+		return FAULT(r->fault, "header extensions", r->end, r->len,
+			     "longer than 64 KiB");
+	r->marked = inside(r->end, 8, r->len) &&
+		!get_be(r->buf, r->end, 8) &&
+		(!r->h->backing_file_offset ||
+		 inside(r->end, 8, r->h->backing_file_offset));
+	return 0;
+}
+
+/* The first 16 bytes of the table; the rest of an entry becomes padding. */
+static int take_from_table(struct relinking *r)
+{
+	__u32 offset = r->table.data_offset - 8;
+	__u32 bytes = r->table.next_offset - offset;
+
+	if (r->table.type != QCOW2_EXT_FEATURE_TABLE || bytes < 16)
+		return 0;
+	if (r->table.len >= 2 * QCOW2_FEATURE_BYTES &&
+	    offset + QCOW2_FEATURE_BYTES + 8 <= r->unit) {
+		put_format(r, offset);
+		put_padding(r, offset + 16, QCOW2_FEATURE_BYTES - 16);
+		offset += QCOW2_FEATURE_BYTES;
+		put_be(r->buf, offset, 4, QCOW2_EXT_FEATURE_TABLE);
+		put_be(r->buf, offset + 4, 4,
+		       r->table.len - QCOW2_FEATURE_BYTES);
+		return 1;
+	}
+	/* A table of one entry, or one whose second is out of reach */
+	if (offset + (bytes > 16 ? 24 : 16) > r->unit)
+		return 0;
+	put_format(r, offset);
+	put_padding(r, offset + 16, bytes - 16);
+	return 1;
+}
+
+static int add_format(struct relinking *r)
+{
+	/* Behind the others, with a new end marker */
+	if (inside(r->end, 16 + 8, r->unit)) {
+		put_format(r, r->end);
+		r->end += 16;
+		r->marked = 0;
+		return 0;
+	}
+	if (take_from_table(r))
+		return 0;
+	return FAULT(r->fault, "backing format extension", r->end, r->unit,
+		     "there is none, and no room for it in the header's block");
+}
+
+/* Where the name ended the extensions, something else has to. */
+static int mark_end(struct relinking *r, __u32 name_len)
+{
+	if (r->marked || (!name_len && r->end == r->len))
+		return 0;
+	if (!inside(r->end, 8, r->unit))
+		return FAULT(r->fault, "header extensions", r->end, r->unit,
+			     "end without a mark, outside of the header's block");
+	put_be(r->buf, r->end, 8, 0);
+	return 0;
+}
+
+/*
+ * Can the name stand here?  In the first unit anything can, as that changes at
+ * once; behind it the old name has to stay until then.
+ */
+static int name_fits(const struct relinking *r, __u32 start, __u32 name_len)
+{
+	__u64 old = r->h->backing_file_offset;
+	__u64 old_end = old ? old + r->h->backing_file_size : 0;
+	__u32 end = start + name_len;
+
+	if (!inside(start, name_len, r->len))
+		return 0;
+	if (old < r->unit)
+		old = r->unit;
+	if (start < r->unit)
+		start = r->unit;
+	return start >= old_end || old >= end;
+}
+
+static int place_name(const struct relinking *r, const char *name,
+		      __u32 name_len, struct qcow2_relink *out)
+{
+	__u64 old_end = r->h->backing_file_offset + r->h->backing_file_size;
+	__u32 start = r->end + 8, end;
+
+	if (!name_fits(r, start, name_len) && old_end <= r->len &&
+	    start < old_end)
+		start = old_end;
+	if (!name_fits(r, start, name_len))
+		return FAULT(r->fault, "backing file name", start, name_len,
+			     "no room for it in the first cluster beside the old one");
+	copy_text(r->buf + start, name, name_len);
+	put_be(r->buf, FIELD(backing_file_offset), 8, start);
+	put_be(r->buf, FIELD(backing_file_size), 4, name_len);
+	end = start + name_len;
+	if (end <= r->unit)
+		return 0;
+	out->name_offset = start > r->unit ? start : r->unit;
+	out->name_len = end - out->name_offset;
+	return 0;
+}
+
+static int check_relink(const struct relinking *r, __u32 name_len)
+{
+	if (name_len > QCOW2_MAX_BACKING_NAME_BYTES)
+		return FAULT(r->fault, "backing_file_size",
+			     FIELD(backing_file_size), name_len,
+			     "must be 1023 or less");
+	if (name_len && (!r->format_len ||
+			 r->format_len > QCOW2_MAX_FORMAT_BYTES))
+		return FAULT(r->fault, "backing format", 0, r->format_len,
+			     "must have 1 to 8 characters");
+	return 0;
+}
+
+int qcow2_relink(__u8 *buf, __u32 len, const struct qcow2_header *h, __u32 unit,
+		 const char *name, __u32 name_len, const char *format,
+		 struct qcow2_relink *out, struct qcow2_fault *fault)
+{
+	struct relinking r = {
+		.buf = buf,
+		.len = len,
+		.unit = unit < len ? unit : len,
+		.h = h,
+		.format = name_len ? format : (void *)0,
+		.format_len = name_len && format ? text_length(format) : 0,
+		.fault = fault,
+	};
+
+	out->name_offset = 0;
+	out->name_len = 0;
+	if (check_relink(&r, name_len) || find_extensions(&r))
+		return -1;
+	if (name_len && !r.noted && add_format(&r))
+		return -1;
+	if (mark_end(&r, name_len))
+		return -1;
+	if (name_len)
+		return place_name(&r, name, name_len, out);
+	put_be(buf, FIELD(backing_file_offset), 8, 0);
+	put_be(buf, FIELD(backing_file_size), 4, 0);
+	return 0;
 }
 
 int qcow2_snapshot_decode(const void *buf, __u64 len, __u64 where,

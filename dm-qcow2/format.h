@@ -81,6 +81,10 @@ struct qcow2_disk_header {
 #define QCOW2_EXT_BITMAPS		0x23852875U
 #define QCOW2_EXT_CRYPTO		0x0537be77U
 #define QCOW2_EXT_DATA_FILE		0x44415441U
+/* An entry of the feature name table */
+#define QCOW2_FEATURE_BYTES		48
+/* Ours: room that nothing uses; unknown to others, who skip it. */
+#define QCOW2_EXT_PADDING		0x646d5041U
 
 /* Table entries, in host byte order */
 #define QCOW2_OFLAG_COPIED		0x8000000000000000ULL
@@ -317,6 +321,49 @@ const char *qcow2_feature_name(unsigned int bit);
 int qcow2_ext_next(const void *buf, __u32 len, __u32 offset,
 		   const struct qcow2_header *h, struct qcow2_ext *ext,
 		   struct qcow2_fault *fault);
+
+/* Longest name of a format: what fits into the extension that all images have. */
+#define QCOW2_MAX_FORMAT_BYTES		8
+
+/**
+ * struct qcow2_relink - what to write before the header
+ * @name_offset: of the part of the name that lies behind the header's unit
+ * @name_len: bytes of that part; 0 if there is none
+ */
+struct qcow2_relink {
+	__u32 name_offset;
+	__u32 name_len;
+};
+
+/**
+ * qcow2_relink() - compute the first cluster of an image with another backing
+ * file
+ * @buf: the first @len bytes of the image, changed in place
+ * @len: cluster size, or 64 KiB where that is larger
+ * @h: decoded header
+ * @unit: bytes that are written atomically: a logical block
+ * @name: the new name, not terminated
+ * @name_len: its length; 0 for no backing file
+ * @format: "qcow2" or "raw"; not used without a name
+ * @out: what to write first
+ * @fault: what was in the way
+ *
+ * Two writes, with a flush behind each: the part of the name that @out tells,
+ * if there is one, then the first @unit bytes.  Until the second the image means
+ * what it meant: what is written first is used by nobody, neither by the old
+ * name nor by an extension.  Beside these two places nothing changes.
+ *
+ * The format is noted in its extension.  Where there is none it gets free space
+ * in the first unit, or takes the place of the first feature name: these names
+ * serve messages of programs too old to know the feature.  All other extensions
+ * stay.
+ *
+ * Return: 0; or -1 with @fault filled if no safe order exists; @buf is spoiled
+ * then.
+ */
+int qcow2_relink(__u8 *buf, __u32 len, const struct qcow2_header *h, __u32 unit,
+		 const char *name, __u32 name_len, const char *format,
+		 struct qcow2_relink *out, struct qcow2_fault *fault);
 
 /**
  * qcow2_snapshot_decode() - decode one entry of the snapshot table

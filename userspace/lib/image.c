@@ -109,15 +109,12 @@ static char *string_at(const void *area, uint32_t offset, uint32_t len)
 	return string;
 }
 
-/* An entry of the feature name table: type, bit, 46 bytes of name */
-#define FEATURE_ENTRY	48
-
 static char *feature_text(const uint8_t *table, uint32_t len, unsigned int bit)
 {
-	for (; table && len >= FEATURE_ENTRY; len -= FEATURE_ENTRY) {
+	for (; table && len >= QCOW2_FEATURE_BYTES; len -= QCOW2_FEATURE_BYTES) {
 		if (table[0] == 0 && table[1] == bit && table[2])
 			return text("'%.46s' (bit %u)", table + 2, bit);
-		table += FEATURE_ENTRY;
+		table += QCOW2_FEATURE_BYTES;
 	}
 	return text("bit %u", bit);
 }
