@@ -533,6 +533,9 @@ int qcow2_relink(__u8 *buf, __u32 len, const struct qcow2_header *h, __u32 unit,
 
 	out->name_offset = 0;
 	out->name_len = 0;
+	if (h->version == 3)
+		put_be(buf, FIELD(autoclear_features), 8,
+		       h->autoclear & QCOW2_AUTOCLEAR_KNOWN);
 	if (check_relink(&r, name_len) || find_extensions(&r))
 		return -1;
 	if (name_len && !r.noted && add_format(&r))

@@ -73,6 +73,7 @@ struct qcow2_disk_header {
 /* Autoclear feature bits */
 #define QCOW2_AUTOCLEAR_BITMAPS		0x1ULL
 #define QCOW2_AUTOCLEAR_DATA_FILE_RAW	0x2ULL
+#define QCOW2_AUTOCLEAR_KNOWN		0x3ULL
 
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000U
@@ -356,7 +357,8 @@ struct qcow2_relink {
  * The format is noted in its extension.  Where there is none it gets free space
  * in the first unit, or takes the place of the first feature name: these names
  * serve messages of programs too old to know the feature.  All other extensions
- * stay.
+ * stay; autoclear features that are not known are cleared, as the specification
+ * demands.
  *
  * Return: 0; or -1 with @fault filled if no safe order exists; @buf is spoiled
  * then.

@@ -398,6 +398,21 @@ static void test_end_without_mark(void **state)
 	assert_true(relink());
 }
 
+static void test_autoclear(void **state)
+{
+	start_header(3, 16, 0);
+	put_end(112);
+	put(t.old + 88, 8, 0x107);
+	t.name = "base";
+	t.format = "raw";
+	assert_true(relink());
+	assert_int_equal(get(t.new + 88, 8), 3);
+	start_header(2, 16, 0xee);
+	put_end(72);
+	assert_true(relink());
+	assert_int_equal(get(t.new + 96, 1), 'b');
+}
+
 /* Names of all lengths after one another, in the smallest of clusters too */
 static void test_names(void **state)
 {
@@ -574,10 +589,14 @@ static void write_image(uint32_t offset, uint32_t len)
 	fclose(file);
 }
 
+/* Without the backing file, which does not exist */
+#define CHECK_ALONE							\
+	"qemu-img check -q 'json:{\"driver\":\"qcow2\",\"backing\":null,"	\
+	"\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}'"
+
 static void qemu_sees(const char *name, const char *format)
 {
-	assert_int_equal(run("qemu-img check -q 'json:{\"driver\":\"qcow2\",\"backing\":null,\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}'",
-			     image_path), 0);
+	assert_int_equal(run(CHECK_ALONE, image_path), 0);
 	if (!*name) {
 		assert_int_not_equal(run("qemu-img info -U %s | grep -q 'backing file:'",
 					 image_path), 0);
@@ -667,6 +686,7 @@ int main(void)
 		cmocka_unit_test(test_no_room_for_format),
 		cmocka_unit_test(test_clear),
 		cmocka_unit_test(test_end_without_mark),
+		cmocka_unit_test(test_autoclear),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_long_name),
 		cmocka_unit_test(test_random),
