@@ -85,6 +85,11 @@ static const struct command commands[] = {
 	  "NAME|IMAGE OVERLAY [--existing] [--no-grow]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on writing in OVERLAY; what was written so far stays as it is" },
+	{ "jobs", cmd_jobs, 0, 0, { 0 }, "", "list what is under way" },
+	{ "wait", cmd_wait, 1, 1, { 0 }, "NAME|IMAGE",
+	  "wait until a job is over" },
+	{ "cancel", cmd_cancel, 1, 1, { 0 }, "NAME|IMAGE",
+	  "stop a job; the chain is valid then" },
 };
 
 #define COMMAND_COUNT	(sizeof(commands) / sizeof(commands[0]))

@@ -19,6 +19,8 @@
 #define DM_UUID_PART	"QCOW2-PART-"
 /* A file with its last, partial block: device, inode, length follow */
 #define DM_UUID_TAIL	"QCOW2-TAIL-"
+/* A device that a job made for itself; see job_uuid() */
+#define DM_UUID_JOB	"QCOW2-JOB-"
 
 /* Longest name and UUID of a device, with the final 0 */
 #define DM_NAME_MAX	128

@@ -24,10 +24,10 @@
 #ifndef JOB_H
 #define JOB_H
 
-#include <json-c/json.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
+
+#include "jobrecord.h"
 
 /**
  * struct job_options - what the command line says of a job
@@ -104,7 +104,7 @@ void job_finishing(void);
  * job_end() - the job is over, well or not
  * @result: 0 or a negative errno, -ECANCELED for a job that was stopped
  *
- * Return: @result; a job that was stopped is reported.
+ * Return: @result; that a job was stopped is reported.
  */
 int job_end(int result);
 
@@ -125,71 +125,5 @@ bool job_uuid_alive(const char *uuid);
  * Return: 0, or -EBUSY, reported.
  */
 int job_check_none(const char *subject);
-
-/*
- * For the commands that look at jobs of other processes
- */
-
-/**
- * struct job_record - a job as its record has it
- * @name: of the job, and of its file
- * @subject: device, or path of an image
- * @operation: name of the command
- * @command: the command line
- * @state: "running", "done", "failed" or "cancelled"
- * @pid: process
- * @start: when that process started, in ticks since the boot
- * @kept: it stays when the job is over
- * @done: bytes
- * @total: bytes
- * @rate: bytes a second
- * @result: 0 or a negative errno of a job that is over
- * @alive: the process runs
- * @json: the record
- */
-struct job_record {
-	char *name;
-	char *subject;
-	char *operation;
-	char *command;
-	char *state;
-	pid_t pid;
-	unsigned long long start;
-	bool kept;
-	uint64_t done;
-	uint64_t total;
-	uint64_t rate;
-	int result;
-	bool alive;
-	struct json_object *json;
-};
-
-/**
- * job_load() - read a record
- * @word: name of a job, of its device, or path of its image
- * @record: result; free it with job_free() if there was one
- *
- * Return: whether there is one.
- */
-bool job_load(const char *word, struct job_record *record);
-
-/** job_free() - free what job_load() filled */
-void job_free(struct job_record *record);
-
-/** job_running() - is the job under way, not over and not dead? */
-bool job_running(const struct job_record *record);
-
-/** job_each() - call @visit for each record */
-void job_each(void (*visit)(const struct job_record *record, void *data),
-	      void *data);
-
-/** job_forget() - remove the record and the messages of a job */
-void job_forget(const struct job_record *record);
-
-/** job_want_result() - ask that a record stays until job_forget() */
-void job_want_result(const struct job_record *record);
-
-/** job_messages() - what a detached job had to say, or NULL; free() it */
-char *job_messages(const struct job_record *record);
 
 #endif /* JOB_H */

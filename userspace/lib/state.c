@@ -16,16 +16,22 @@
 
 #include "report.h"
 
+/* Tests have their own. */
+#ifndef STATE_DIR
 #define STATE_DIR	"/run/qcow2setup"
+#endif
 #define DEVICE_DIR	STATE_DIR "/device"
 #define LOOP_DIR	STATE_DIR "/loop"
+#define JOB_DIR		STATE_DIR "/jobs"
 #define JOURNAL		STATE_DIR "/journal"
 
 static int lock_fd = -1;
 
 static int make_directories(void)
 {
-	static const char * const dirs[] = { STATE_DIR, DEVICE_DIR, LOOP_DIR };
+	static const char * const dirs[] = {
+		STATE_DIR, DEVICE_DIR, LOOP_DIR, JOB_DIR,
+	};
 	unsigned int i;
 
 	for (i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
@@ -174,6 +180,67 @@ void device_state_prune(bool (*exists)(const char *name, const char *uuid))
 		if (!uuid || !exists(entry->d_name, uuid))
 			device_state_remove(entry->d_name);
 		json_object_put(state);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+char *job_state_path(const char *name, const char *ending)
+{
+	return text("%s/%s%s", JOB_DIR, name, ending);
+}
+
+int job_state_save(const char *name, struct json_object *record)
+{
+	char *path = job_state_path(name, JOB_RECORD);
+	int r = replace_file(path, record);
+
+	free(path);
+	return r;
+}
+
+struct json_object *job_state_load(const char *name)
+{
+	char *path = job_state_path(name, JOB_RECORD);
+	struct json_object *record = NULL;
+
+	if (access(path, R_OK) == 0)
+		record = json_object_from_file(path);
+	free(path);
+	return record;
+}
+
+void job_state_remove(const char *name)
+{
+	static const char * const endings[] = {
+		JOB_RECORD, JOB_LOG, JOB_WANTED,
+	};
+	unsigned int i;
+	char *path;
+
+	for (i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
+		path = job_state_path(name, endings[i]);
+		unlink(path);
+		free(path);
+	}
+}
+
+void job_state_each(bool (*visit)(const char *name, void *data), void *data)
+{
+	const size_t ending = strlen(JOB_RECORD);
+	struct dirent *entry;
+	bool done = false;
+	size_t len;
+	DIR *dir;
+
+	dir = opendir(JOB_DIR);
+	while (dir && !done && (entry = readdir(dir))) {
+		len = strlen(entry->d_name);
+		if (len <= ending ||
+		    strcmp(entry->d_name + len - ending, JOB_RECORD))
+			continue;
+		entry->d_name[len - ending] = '\0';
+		done = visit(entry->d_name, data);
 	}
 	if (dir)
 		closedir(dir);

@@ -7,6 +7,7 @@
  *   journal         what that command is about to do; recover.h
  *   device/NAME     an open device: names of its images, length at open
  *   loop/loopN      exists while loopN is ours, for the udev rules
+ *   jobs/NAME       a job, its messages, and whether its result is waited for
  *
  * The truth about devices, loops and locks is the kernel's, and is asked
  * there; a lost file here costs a file name in a message, or a truncation.
@@ -65,6 +66,26 @@ void device_state_remove(const char *name);
  * @exists: tells whether there is a device of this name and UUID
  */
 void device_state_prune(bool (*exists)(const char *name, const char *uuid));
+
+/* Endings of the files of a job */
+#define JOB_RECORD	".json"
+#define JOB_LOG		".log"
+#define JOB_WANTED	".wanted"
+
+/** job_state_path() - path of a file of the job @name; free() it */
+char *job_state_path(const char *name, const char *ending);
+
+/** job_state_save() - replace the record of the job @name; reports errors */
+int job_state_save(const char *name, struct json_object *record);
+
+/** job_state_load() - the record of the job @name, or NULL */
+struct json_object *job_state_load(const char *name);
+
+/** job_state_remove() - remove all files of the job @name */
+void job_state_remove(const char *name);
+
+/** job_state_each() - call @visit for each record until it returns true */
+void job_state_each(bool (*visit)(const char *name, void *data), void *data);
 
 /** loop_mark() - tell udev, before it hears of it, that a loop is ours */
 void loop_mark(int index);

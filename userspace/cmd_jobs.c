@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * jobs: the jobs under way, and those whose result nobody has asked for.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "commands.h"
+#include "job.h"
+#include "progress.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+
+static struct json_object *describe(const struct job_record *record)
+{
+	struct json_object *object = json_object_new_object();
+
+	json_set_string(object, "name", record->name);
+	json_set_string(object, "subject", record->subject);
+	json_set_string(object, "operation", record->operation);
+	json_set_string(object, "state", job_state(record));
+	json_set_string(object, "command", record->command);
+	json_set_number(object, "pid", record->pid);
+	json_set_number(object, "done", record->done);
+	json_set_number(object, "total", record->total);
+	if (job_running(record))
+		json_set_number(object, "rate", record->rate);
+	return object;
+}
+
+static void print_line(const struct job_record *record)
+{
+	char text[PROGRESS_TEXT];
+
+	printf("%-20s %-10s %-10s %7d  %s\n", record->name, record->operation,
+	       job_state(record), (int)record->pid,
+	       record->total ? progress_text(record->done, record->total,
+					     job_running(record) ?
+					     record->rate : 0, text) : "-");
+}
+
+static bool visit(const struct job_record *record, void *data)
+{
+	struct json_object *all = data;
+
+	if (all)
+		json_object_array_add(all, describe(record));
+	else
+		print_line(record);
+	return false;
+}
+
+int cmd_jobs(struct arguments *args)
+{
+	struct json_object *all = NULL;
+
+	if (args->json)
+		all = json_object_new_array();
+	else
+		printf("%-20s %-10s %-10s %7s  %s\n", "NAME", "OPERATION",
+		       "STATE", "PROCESS", "PROGRESS");
+	job_each(visit, all);
+	if (all)
+		report_json(all);
+	return 0;
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Waiting for the job of another process.
+ */
+#include "jobwait.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "jobrecord.h"
+#include "progress.h"
+#include "report.h"
+
+/* How often a look is taken */
+#define LOOK_MSEC	200
+
+/**
+ * struct waiting - a wait under way
+ * @name: of the job
+ * @process: descriptor of its process
+ * @progress: shown meanwhile
+ */
+struct waiting {
+	char *name;
+	int process;
+	struct progress progress;
+};
+
+/* The process that the record means, and no other that has its number now */
+static int open_process(const struct job_record *record)
+{
+	int fd = syscall(SYS_pidfd_open, record->pid, 0);
+
+	if (fd < 0)
+		return errno == ESRCH ? -ESRCH :
+			report_errno(errno, "Cannot watch process %d",
+				     (int)record->pid);
+	if (process_start(record->pid) == record->start)
+		return fd;
+	close(fd);
+	return -ESRCH;
+}
+
+static int send_cancel(const struct waiting *waiting)
+{
+	if (syscall(SYS_pidfd_send_signal, waiting->process, SIGTERM, NULL,
+		    0) == 0 || errno == ESRCH)
+		return 0;
+	return report_errno(errno, "Cannot stop job %s", waiting->name);
+}
+
+static bool is_over(const struct waiting *waiting)
+{
+	struct pollfd end = { .fd = waiting->process, .events = POLLIN };
+
+	return poll(&end, 1, LOOK_MSEC) > 0;
+}
+
+/* Return: whether the job goes on */
+static bool look(struct waiting *waiting)
+{
+	struct job_record record;
+	bool running;
+
+	if (!job_load_name(waiting->name, &record))
+		return false;
+	running = job_running(&record);
+	if (running && record.total)
+		progress_update(&waiting->progress, record.done, record.total);
+	job_free(&record);
+	return running;
+}
+
+static void wait_over(struct waiting *waiting)
+{
+	while (!is_over(waiting) && look(waiting))
+		;
+}
+
+static void print_messages(const struct job_record *record)
+{
+	char *messages = job_messages(record);
+
+	if (messages && *messages) {
+		fflush(stdout);
+		fputs(messages, stderr);
+	}
+	free(messages);
+}
+
+/* What became of a job that is not under way (any more) */
+static int result_of(const struct job_record *record)
+{
+	int r = record->result;
+
+	print_messages(record);
+	if (!strcmp(job_state(record), "dead"))
+		return report_fail(EIO,
+				   "Job %s was killed. What it worked on is valid: run the command again, or 'qcow2setup jobs --clean'.",
+				   record->name);
+	/* In the foreground it told the user itself. */
+	if (r < 0 && !record->kept)
+		report_fail(-r, "Job %s: %s.", record->name, record->state);
+	job_forget(record);
+	return r;
+}
+
+static int wait_running(struct waiting *waiting,
+			const struct job_record *record, bool cancel, bool json)
+{
+	int r = 0;
+
+	waiting->process = open_process(record);
+	if (waiting->process == -ESRCH)
+		return 0;
+	if (waiting->process < 0)
+		return waiting->process;
+	job_want_result(record);
+	progress_begin(&waiting->progress, waiting->name, record->operation,
+		       json);
+	if (cancel)
+		r = send_cancel(waiting);
+	if (!r)
+		wait_over(waiting);
+	close(waiting->process);
+	return r;
+}
+
+static int finish(struct waiting *waiting, bool shown)
+{
+	struct job_record record;
+	int r;
+
+	if (!job_load_name(waiting->name, &record))
+		return report_fail(ENOENT,
+				   "Job %s is over; it told its result where it ran.",
+				   waiting->name);
+	if (shown)
+		progress_end(&waiting->progress, job_state(&record));
+	r = result_of(&record);
+	job_free(&record);
+	return r;
+}
+
+int job_wait(const char *word, bool cancel, bool json)
+{
+	struct waiting waiting = { .process = -1 };
+	struct job_record record;
+	bool running;
+	int r = 0;
+
+	if (!job_load(word, &record))
+		return report_fail(ENOENT, "There is no job %s.", word);
+	waiting.name = text_copy(record.name);
+	running = job_running(&record);
+	if (running)
+		r = wait_running(&waiting, &record, cancel, json);
+	if (!r)
+		r = finish(&waiting, running);
+	job_free(&record);
+	free(waiting.name);
+	return r;
+}
