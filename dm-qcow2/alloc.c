@@ -14,12 +14,11 @@
 #include "commit.h"
 #include "image.h"
 #include "snapshot.h"
+#include "zero.h"
 
 /* A dm event is raised when less than an eighth of the device is untouched. */
 #define LOW_WATER_SHIFT	3
-/* Zeroes are written so many pages at a time... */
-#define ZERO_VECS	16
-/* ...or by an I/O without data, which has this limit. */
+/* What one discard gives back to the device. */
 #define MAX_DROP_BYTES	SZ_1G
 
 static u64 rt_read(struct qc_image *img, u32 index)
@@ -113,68 +112,9 @@ static int rb_lock(struct qc_image *img, u64 cluster, bool change,
 	}
 }
 
-/*
- * An I/O without data.  On the stack: blkdev_issue_zeroout() and its like take
- * bios from a pool that the file systems above us may have emptied.
- */
-static int device_drop(struct qc_image *img, blk_opf_t op, u64 host, u64 len)
-{
-	struct bio bio;
-	int err;
-
-	bio_init(&bio, img->bdev, NULL, 0, op);
-	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
-	bio.bi_iter.bi_size = len;
-	err = submit_bio_wait(&bio);
-	bio_uninit(&bio);
-	return err;
-}
-
-static int write_zero_pages(struct qc_image *img, u64 host, u64 len)
-{
-	struct bio_vec vecs[ZERO_VECS];
-	struct bio bio;
-	int err;
-
-	bio_init(&bio, img->bdev, vecs, ZERO_VECS, REQ_OP_WRITE);
-	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
-	while (len) {
-		u32 n = min_t(u64, len, PAGE_SIZE);
-
-		__bio_add_page(&bio, ZERO_PAGE(0), n, 0);
-		len -= n;
-	}
-	err = submit_bio_wait(&bio);
-	bio_uninit(&bio);
-	return err;
-}
-
 int qc_alloc_zero_host(struct qc_image *img, u64 host, u64 len)
 {
-	bool offload = bdev_write_zeroes_sectors(img->bdev);
-	int err = 0;
-
-	while (len && !err) {
-		u64 n = min_t(u64, len, ZERO_VECS * PAGE_SIZE);
-
-		/* Small ones cost less as data. */
-		if (offload && len > n) {
-			n = min_t(u64, len, MAX_DROP_BYTES);
-			err = device_drop(img,
-					  REQ_OP_WRITE_ZEROES | REQ_NOUNMAP,
-					  host, n);
-			if (err) {
-				offload = false;
-				err = 0;
-				continue;
-			}
-		} else {
-			err = write_zero_pages(img, host, n);
-		}
-		host += n;
-		len -= n;
-	}
-	return err;
+	return qc_device_zero(img->bdev, host, len, false);
 }
 
 /* Was nothing ever stored at or above this cluster, and is it known zero? */
@@ -224,30 +164,31 @@ static bool holds_metadata(struct qc_image *img, u64 start, u64 count)
 }
 
 /*
- * The region of a refcount block that does not exist yet is free as a whole:
- * make the block, in the region's first cluster, so that it counts itself.
+ * Make the refcount block of a region, in a cluster that nothing uses.  Whoever
+ * asks for a cluster outside of the region counts it.
  */
-static int new_refblock(struct qc_image *img, u32 table_index)
+static int new_refblock(struct qc_image *img, u32 table_index, u64 cluster)
 {
 	u64 first = (u64)table_index << img->h.refblock_bits;
-	u64 host = first << img->h.cluster_bits;
+	u64 host = cluster << img->h.cluster_bits;
 	struct qc_block *b, *rt;
 	u32 slot = table_index & ((1U << img->block_entry_bits) - 1);
 	int err;
 
-	if (first >= qc_image_clusters(img))
+	if (cluster >= qc_image_clusters(img))
 		return -ENOSPC;
-	if (holds_metadata(img, first, 1))
+	if (holds_metadata(img, cluster, 1))
 		return -EIO;
-	if (!is_virgin(img, first)) {
+	if (!is_virgin(img, cluster)) {
 		err = qc_alloc_zero_host(img, host, img->h.cluster_size);
 		if (err)
 			return err;
 	}
-	note_used(img, first + 1);
+	note_used(img, cluster + 1);
 	b = qc_block_new(img, QC_RB, first >> img->block_ref_bits, host);
 	memset(b->data, 0, img->block_bytes);
-	ref_set(img, b, first, 1);
+	if (cluster == first)
+		ref_set(img, b, first, 1);
 	for (;;) {
 		mutex_lock(&img->meta_lock);
 		rt = qc_block_find(img, QC_RT,
@@ -260,7 +201,7 @@ static int new_refblock(struct qc_image *img, u32 table_index)
 	qc_block_insert(b);
 	qc_block_prepare(b);	/* new: cannot be frozen */
 	rt->data[slot] = cpu_to_be64(host);
-	qc_metaset_add(&img->metaset, first);
+	qc_metaset_add(&img->metaset, cluster);
 	mutex_unlock(&img->meta_lock);
 	return 0;
 }
@@ -516,8 +457,9 @@ static int cover(struct qc_image *img, u64 cluster)
 
 	if (index >= img->reftable_blocks)
 		return grow_reftable(img);
+	/* The region is free as a whole: its first cluster counts itself. */
 	if (!rt_read(img, index))
-		return new_refblock(img, index);
+		return new_refblock(img, index, index << img->h.refblock_bits);
 	return 0;
 }
 
@@ -577,6 +519,72 @@ int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run)
 		qc_commit_kick(img);
 		schedule_timeout_uninterruptible(1);
 	}
+}
+
+/* Count clusters that nothing uses; alloc_lock held. */
+static int ref_area(struct qc_image *img, u64 start, u64 count)
+{
+	while (count) {
+		u64 n = min(count, next_block(img, start) - start);
+		struct qc_block *b;
+		u64 i;
+		int err = rb_lock(img, start, true, &b);
+
+		if (err)
+			return err;
+		for (i = 0; i < n; i++)
+			ref_set(img, b, start + i, 1);
+		mutex_unlock(&img->meta_lock);
+		start += n;
+		count -= n;
+	}
+	return 0;
+}
+
+/*
+ * The area begins where a refcount block that does not exist yet would count it,
+ * and with the refcount blocks that it needs: these do not break it up then.
+ */
+static int alloc_area(struct qc_image *img, u64 count, u64 *start)
+{
+	u64 per_block = 1ULL << img->h.refblock_bits;
+	u64 blocks = 0, index, i;
+	int err;
+
+	while (blocks * per_block < blocks + count)
+		blocks++;
+	/* Growing the table takes clusters, and may move the end. */
+	for (;;) {
+		index = DIV_ROUND_UP_ULL(img->hwm, per_block);
+		if (index + blocks <= img->reftable_blocks)
+			break;
+		err = grow_reftable(img);
+		if (err)
+			return err;
+	}
+	if ((index * per_block + blocks + count) > qc_image_clusters(img))
+		return -ENOSPC;
+	for (i = 0; i < blocks; i++) {
+		err = new_refblock(img, index + i, index * per_block + i);
+		if (err)
+			return err;
+	}
+	*start = index * per_block + blocks;
+	if (holds_metadata(img, *start, count))
+		return -EIO;
+	note_used(img, *start + count);
+	return ref_area(img, index * per_block, blocks + count);
+}
+
+int qc_alloc_area(struct qc_image *img, u64 count, u64 *start)
+{
+	int err;
+
+	mutex_lock(&img->alloc_lock);
+	qc_image_refresh_size(img);
+	err = alloc_area(img, count, start);
+	mutex_unlock(&img->alloc_lock);
+	return err;
 }
 
 /* Change refcounts of adjacent clusters by -1; alloc_lock held. */
@@ -705,7 +713,7 @@ static void punch(struct qc_image *img, u64 start, u64 count)
 		u64 n = min_t(u64, len, MAX_DROP_BYTES);
 
 		/* A hint: what the device does not do costs space, not data. */
-		device_drop(img, REQ_OP_DISCARD, host, n);
+		qc_device_drop(img->bdev, REQ_OP_DISCARD, host, n);
 		host += n;
 		len -= n;
 	}

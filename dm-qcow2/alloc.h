@@ -65,6 +65,19 @@ int qc_alloc_open(struct qc_image *img);
 int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run);
 
 /**
+ * qc_alloc_area() - allocate adjacent clusters, however many
+ * @img: the image, writable; nobody else allocates
+ * @count: how many
+ * @start: the first one
+ *
+ * Behind all that is in use.  Their contents are not defined.
+ *
+ * Context: may sleep; state_lock, while the image is activated.
+ * Return: 0, -ENOSPC, -EIO; then some may leak.
+ */
+int qc_alloc_area(struct qc_image *img, u64 count, u64 *start);
+
+/**
  * qc_alloc_undo() - give back clusters that were never referenced
  * @img: the image
  * @run: from qc_alloc(); no I/O to it is in flight

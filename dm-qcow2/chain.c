@@ -36,6 +36,7 @@ void qc_chain_lookup(struct qc_chain *chain, u32 first, u64 guest, u64 len,
 		if (ext->map == QC_MAP_NONE)
 			continue;
 		place->layer = layer;
+		place->index = i;
 		if (layer->img && (ext->map == QC_MAP_DATA ||
 				   ext->map == QC_MAP_OWNED)) {
 			place->epoch = qc_epoch_enter(layer->img);
@@ -46,6 +47,7 @@ void qc_chain_lookup(struct qc_chain *chain, u32 first, u64 guest, u64 len,
 	}
 	rcu_read_unlock();
 	place->layer = NULL;
+	place->index = i;
 	ext->map = QC_MAP_ZERO;
 	ext->safe = true;
 	ext->host = 0;

@@ -42,13 +42,16 @@ struct qc_chain {
 /**
  * struct qc_place - where a guest range is
  * @ext: kind, host range, length; never QC_MAP_NONE
- * @layer: layer that decided, NULL for zeroes below all
+ * @layer: layer that decided, NULL for zeroes past the end of a layer
+ * @index: of the layer that decided, be it by its end; the number of layers
+ *	for zeroes below all
  * @epoch: token of qc_epoch_enter() where @counted
  * @counted: qc_place_leave() is due after the I/O
  */
 struct qc_place {
 	struct qc_extent ext;
 	struct qc_layer *layer;
+	u32 index;
 	unsigned int epoch;
 	bool counted;
 };

@@ -372,6 +372,22 @@ void qc_commit_sync(struct qc_image *img)
 	cancel_delayed_work_sync(&img->commit_work);
 }
 
+int qc_commit_barrier(struct qc_image *img)
+{
+	u64 want;
+
+	mutex_lock(&img->meta_lock);
+	/* One that has frozen its blocks already does not count. */
+	want = img->commit_seq + 1;
+	mutex_unlock(&img->meta_lock);
+	qc_commit_kick(img);
+	wait_event(img->commit_wait, READ_ONCE(img->commit_done) >= want ||
+		   !qc_image_writable(img));
+	if (!qc_image_writable(img))
+		return -EIO;
+	return blkdev_issue_flush(img->bdev);
+}
+
 void qc_commit_throttle(struct qc_image *img)
 {
 	unsigned int limit = 2 * qc_cache_dirty_limit(img);

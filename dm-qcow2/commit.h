@@ -64,6 +64,18 @@ void qc_commit_wait_bio(struct qc_image *img, struct bio *bio);
 void qc_commit_sync(struct qc_image *img);
 
 /**
+ * qc_commit_barrier() - make durable what was done before
+ * @img: the image, writable; others may go on changing it
+ *
+ * Data acknowledged and mappings made before this call are durable when it
+ * returns.
+ *
+ * Context: may sleep, no lock of the image held but state_lock.
+ * Return: 0 or -EIO.
+ */
+int qc_commit_barrier(struct qc_image *img);
+
+/**
  * qc_commit_throttle() - hold back a writer while too much is dirty
  * @img: the image
  *

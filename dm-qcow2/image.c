@@ -9,6 +9,7 @@
 #include "alloc.h"
 #include "bitmaps.h"
 #include "commit.h"
+#include "edit.h"
 #include "image.h"
 #include "snapshot.h"
 
@@ -88,7 +89,10 @@ int qc_image_write_bytes(struct qc_image *img, u64 host, const void *buf,
 	return err;
 }
 
-int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h)
+int qc_image_edit_header(struct qc_image *img,
+			 void (*edit)(struct qcow2_disk_header *d,
+				      const void *data),
+			 const void *data)
 {
 	u32 unit = bdev_logical_block_size(img->bdev);
 	struct qcow2_disk_header *d = mempool_alloc(img->wb_pool, GFP_NOIO);
@@ -97,12 +101,7 @@ int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h)
 	mutex_lock(&img->header_lock);
 	err = qc_image_rw(img, REQ_OP_READ, 0, d, unit);
 	if (!err) {
-		d->refcount_table_offset =
-			cpu_to_be64(h->refcount_table_offset);
-		d->refcount_table_clusters =
-			cpu_to_be32(h->refcount_table_clusters);
-		if (h->version >= 3)
-			d->autoclear_features = cpu_to_be64(h->autoclear);
+		edit(d, data);
 		err = qc_image_rw(img, REQ_OP_WRITE, 0, d, unit);
 	}
 	mutex_unlock(&img->header_lock);
@@ -110,25 +109,34 @@ int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h)
 	return err;
 }
 
+static void edit_owned(struct qcow2_disk_header *d, const void *data)
+{
+	const struct qcow2_header *h = data;
+
+	d->refcount_table_offset = cpu_to_be64(h->refcount_table_offset);
+	d->refcount_table_clusters = cpu_to_be32(h->refcount_table_clusters);
+	if (h->version >= 3)
+		d->autoclear_features = cpu_to_be64(h->autoclear);
+}
+
+int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h)
+{
+	return qc_image_edit_header(img, edit_owned, h);
+}
+
 /*
  * Nothing else of the header changes: a refcount table that has moved in memory
  * may not have been written yet.
  */
+static void edit_corrupt(struct qcow2_disk_header *d, const void *data)
+{
+	d->incompatible_features |= cpu_to_be64(QCOW2_INCOMPAT_CORRUPT);
+}
+
 static int write_corrupt_bit(struct qc_image *img)
 {
-	u32 unit = bdev_logical_block_size(img->bdev);
-	struct qcow2_disk_header *d = mempool_alloc(img->wb_pool, GFP_NOIO);
-	int err;
+	int err = qc_image_edit_header(img, edit_corrupt, NULL);
 
-	mutex_lock(&img->header_lock);
-	err = qc_image_rw(img, REQ_OP_READ, 0, d, unit);
-	if (!err) {
-		d->incompatible_features |=
-			cpu_to_be64(QCOW2_INCOMPAT_CORRUPT);
-		err = qc_image_rw(img, REQ_OP_WRITE, 0, d, unit);
-	}
-	mutex_unlock(&img->header_lock);
-	mempool_free(d, img->wb_pool);
 	return err ? err : blkdev_issue_flush(img->bdev);
 }
 
@@ -136,7 +144,7 @@ void qc_image_event(struct qc_image *img)
 {
 	mutex_lock(&img->event_lock);
 	if (img->writer)
-		dm_table_event(img->writer->table);
+		dm_table_event(img->writer->ti->table);
 	mutex_unlock(&img->event_lock);
 }
 
@@ -664,66 +672,11 @@ static int clear_autoclear(struct qc_image *img)
 	return err ? err : blkdev_issue_flush(img->bdev);
 }
 
-static int start_writing(struct qc_image *img, struct dm_target *writer,
-			 u64 zero_from, bool no_discard)
+static void set_writer(struct qc_image *img, struct qc_writer *writer)
 {
-	int err = check_writable(img);
-
-	if (!err && img->mode == QC_FAILED) {
-		DMERR("%pg: failed, and still in use by another device",
-		      img->bdev);
-		err = -EBUSY;
-	}
-	if (!err)
-		err = writer_resources(img);
-	if (!err)
-		err = qc_alloc_open(img);
-	if (!err)
-		err = clear_autoclear(img);
-	if (err) {
-		drop_refcounts(img);
-		return err;
-	}
-	drop_slices(img);
 	mutex_lock(&img->event_lock);
 	img->writer = writer;
 	mutex_unlock(&img->event_lock);
-	/*
-	 * Of the object's first writer only: clusters that were written and
-	 * freed since may lie behind the last one in use.
-	 */
-	img->zero_from = img->zero_from_spent ? U64_MAX : zero_from;
-	img->zero_from_spent = true;
-	img->no_discard = no_discard;
-	img->reason = NULL;
-	img->nr_commits = 0;
-	img->nr_allocated = 0;
-	atomic64_set(&img->nr_cow, 0);
-	WRITE_ONCE(img->mode, QC_RW);
-	return 0;
-}
-
-int qc_image_activate(struct qc_image *img, struct dm_target *writer,
-		      u64 zero_from, bool no_discard)
-{
-	unsigned int noio = memalloc_noio_save();
-	int err = 0;
-
-	mutex_lock(&img->state_lock);
-	if (writer && img->writer) {
-		DMERR("%pg: the image is written by another device already",
-		      img->bdev);
-		err = -EBUSY;
-	}
-	if (!err && !img->active)
-		err = image_load(img);
-	if (!err && writer)
-		err = start_writing(img, writer, zero_from, no_discard);
-	if (!err)
-		img->active++;
-	mutex_unlock(&img->state_lock);
-	memalloc_noio_restore(noio);
-	return err;
 }
 
 static void free_records(struct qc_image *img)
@@ -743,23 +696,115 @@ static void free_records(struct qc_image *img)
 static void stop_writing(struct qc_image *img)
 {
 	qc_commit_sync(img);
-	mutex_lock(&img->event_lock);
-	img->writer = NULL;
-	mutex_unlock(&img->event_lock);
+	set_writer(img, NULL);
 	/* Only a failed image has any left; its clusters leak. */
 	free_records(img);
 	if (img->mode != QC_FAILED) {
 		img->mode = QC_RO;
 		drop_refcounts(img);
 	}
+	/* The header has the old one still; readers may stay. */
+	if (img->disk_size)
+		img->h.size = img->disk_size;
+	img->disk_size = 0;
 }
 
-void qc_image_deactivate(struct qc_image *img, struct dm_target *writer)
+static int start_writing(struct qc_image *img, struct qc_writer *writer)
+{
+	int err = check_writable(img);
+
+	if (!err && img->mode == QC_FAILED) {
+		DMERR("%pg: failed, and still in use by another device",
+		      img->bdev);
+		err = -EBUSY;
+	}
+	if (!err)
+		err = writer_resources(img);
+	if (!err)
+		err = qc_alloc_open(img);
+	if (!err)
+		err = clear_autoclear(img);
+	if (err) {
+		drop_refcounts(img);
+		return err;
+	}
+	drop_slices(img);
+	set_writer(img, writer);
+	/*
+	 * Of the object's first writer only: clusters that were written and
+	 * freed since may lie behind the last one in use.
+	 */
+	img->zero_from = img->zero_from_spent ? U64_MAX : writer->zero_from;
+	img->zero_from_spent = true;
+	img->no_discard = writer->no_discard;
+	img->reason = NULL;
+	img->nr_commits = 0;
+	img->nr_allocated = 0;
+	atomic64_set(&img->nr_cow, 0);
+	WRITE_ONCE(img->mode, QC_RW);
+	return 0;
+}
+
+/*
+ * The present writer gives way.  What it was given is durable before the new
+ * one begins: its guests may have been told so about another image.
+ */
+static int take_over(struct qc_image *img, struct qc_writer *writer)
+{
+	int err;
+
+	if (!img->writer->yields) {
+		DMERR("%pg: the image is written by another device already",
+		      img->bdev);
+		return -EBUSY;
+	}
+	img->writer->revoke(img->writer);
+	err = qc_commit_barrier(img);
+	if (err) {
+		DMERR("%pg: cannot take the image over: %d", img->bdev, err);
+		return err;
+	}
+	set_writer(img, writer);
+	img->no_discard = writer->no_discard;
+	return 0;
+}
+
+static int begin_writing(struct qc_image *img, struct qc_writer *writer)
+{
+	int err = img->writer ? take_over(img, writer) :
+		start_writing(img, writer);
+
+	if (!err && writer->grow_to)
+		err = qc_edit_grow(img, writer->grow_to);
+	if (err && img->writer == writer)
+		stop_writing(img);
+	return err;
+}
+
+int qc_image_activate(struct qc_image *img, struct qc_writer *writer)
+{
+	unsigned int noio = memalloc_noio_save();
+	int err = 0;
+
+	mutex_lock(&img->state_lock);
+	if (!img->active)
+		err = image_load(img);
+	if (!err && writer)
+		err = begin_writing(img, writer);
+	if (!err)
+		img->active++;
+	mutex_unlock(&img->state_lock);
+	memalloc_noio_restore(noio);
+	return err;
+}
+
+void qc_image_deactivate(struct qc_image *img, struct qc_writer *writer)
 {
 	unsigned int noio = memalloc_noio_save();
 
 	mutex_lock(&img->state_lock);
-	if (writer)
+	/* Unless another writer has taken over */
+	if (writer && img->writer == writer)
 		stop_writing(img);
 	if (!--img->active)
 		qc_block_drop_all(img);

@@ -85,6 +85,25 @@ struct qc_epoch {
 	struct completion drained;
 };
 
+/**
+ * struct qc_writer - a target that writes to an image
+ * @ti: the target
+ * @zero_from: bytes; what was never allocated at or above it reads as zeroes
+ *	on the device; U64_MAX: nothing is known
+ * @grow_to: make the image this many bytes long in memory, see edit.h; 0: not
+ * @no_discard: do not punch freed clusters out of the device
+ * @yields: another writer may take over
+ * @revoke: that has happened: write no more.  Called with state_lock held.
+ */
+struct qc_writer {
+	struct dm_target *ti;
+	u64 zero_from;
+	u64 grow_to;
+	bool no_discard;
+	bool yields;
+	void (*revoke)(struct qc_writer *writer);
+};
+
 struct qc_image {
 	/* identity; fixed */
 	struct list_head node;		/* qc_images_lock */
@@ -107,7 +126,8 @@ struct qc_image {
 	enum qc_mode mode;		/* meta_lock; read without */
 	const char *reason;		/* one word for status, or NULL */
 	struct mutex event_lock;	/* see the lock table above */
-	struct dm_target *writer;	/* state_lock and event_lock */
+	struct qc_writer *writer;	/* state_lock and event_lock */
+	u64 disk_size;			/* state_lock: h.size is ahead of it; or 0 */
 	bool zero_from_spent;		/* state_lock: counts only once */
 
 	/* metadata; see the lock table above */
@@ -197,34 +217,33 @@ void qc_image_put(struct qc_image *img);
 /**
  * qc_image_activate() - make an image ready for I/O
  * @img: the image
- * @writer: target that writes to it, or NULL for a lower layer
- * @zero_from: bytes; what was never allocated at or above it reads as zeroes
- *	on the device; U64_MAX: nothing is known
- * @no_discard: do not punch freed clusters out of the device
+ * @writer: who writes to it, or NULL for a lower layer; the caller's until
+ *	qc_image_deactivate()
  *
  * Reads header and tables anew unless another target is active on the image.
- * A writer reads them anew in any case.  Autoclear bits are durably cleared and
- * bitmaps marked in use when it returns.
+ * Autoclear bits are durably cleared and bitmaps marked in use when it returns.
+ *
+ * A writer that yields has been revoked then, and all that it wrote is durable:
+ * it deactivates the image as a reader does.
  *
  * Context: may sleep; preresume.
  * Return: 0, -EBUSY (a second writer), -EROFS (not fit for writing), -EINVAL,
  * -EIO, -ENOMEM; details in the log.
  */
-int qc_image_activate(struct qc_image *img, struct dm_target *writer,
-		      u64 zero_from, bool no_discard);
+int qc_image_activate(struct qc_image *img, struct qc_writer *writer);
 
 /**
  * qc_image_deactivate() - end of I/O through one target
  * @img: the image
  * @writer: as given to qc_image_activate()
  *
- * For a writer all metadata is durable when it returns (unless the mode is
- * QC_FAILED), refcounts are exact, and the cache is dropped: tools may edit
- * the image.  There is no I/O in flight from this target.
+ * For the writer, unless it was taken over from, all metadata is durable when it
+ * returns (unless the mode is QC_FAILED), refcounts are exact, and the cache is
+ * dropped: tools may edit the image.  There is no I/O in flight from this target.
  *
  * Context: may sleep; postsuspend.
  */
-void qc_image_deactivate(struct qc_image *img, struct dm_target *writer);
+void qc_image_deactivate(struct qc_image *img, struct qc_writer *writer);
 
 /**
  * qc_image_fail() - stop writing to an image
@@ -331,6 +350,22 @@ int qc_image_write_bytes(struct qc_image *img, u64 host, const void *buf,
  * Return: 0 or a negative error.
  */
 int qc_image_write_header(struct qc_image *img, const struct qcow2_header *h);
+
+/**
+ * qc_image_edit_header() - change fields of the header
+ * @img: the image
+ * @edit: changes the header's first block
+ * @data: for @edit
+ *
+ * One block: atomic for a crash.  Written, not flushed.
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error.
+ */
+int qc_image_edit_header(struct qc_image *img,
+			 void (*edit)(struct qcow2_disk_header *d,
+				      const void *data),
+			 const void *data);
 
 /** qc_image_writable() - may guest writes reach the image? */
 static inline bool qc_image_writable(const struct qc_image *img)

@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 
 #include "commit.h"
+#include "message.h"
 #include "write.h"
 
 #define MAX_LAYERS		1024
@@ -161,10 +162,53 @@ static int parse_snapshot(struct qc_target *t, struct dm_arg_set *as,
 	return t->snapshot ? 0 : -ENOMEM;
 }
 
+static int parse_mirror(struct qc_target *t, struct dm_arg_set *as,
+			unsigned int *left)
+{
+	struct qc_mirror *m;
+
+	if (!*left || t->mirror || !t->writable) {
+		t->ti->error = "mirror needs one device, and a writable table";
+		return -EINVAL;
+	}
+	(*left)--;
+	m = qc_mirror_create(t->ti, dm_shift_arg(as));
+	if (IS_ERR(m))
+		return PTR_ERR(m);
+	t->mirror = m;
+	t->explicit_zeroes = true;
+	return 0;
+}
+
+/* Returns whether the word is a feature without arguments. */
+static bool set_flag(struct qc_target *t, const char *word)
+{
+	const struct {
+		const char *word;
+		bool *flag;
+	} flags[] = {
+		{ "copy_on_read", &t->copy_on_read },
+		{ "error_if_no_space", &t->error_if_no_space },
+		{ "no_discard_passdown", &t->no_discard },
+		{ "explicit_zeroes", &t->explicit_zeroes },
+		{ "yield", &t->yields },
+		{ "grow", &t->grow },
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		if (strcmp(word, flags[i].word))
+			continue;
+		*flags[i].flag = true;
+		return true;
+	}
+	return false;
+}
+
 static int parse_features(struct qc_target *t, struct dm_arg_set *as)
 {
 	static const struct dm_arg count_arg = {
-		0, 8, "Invalid number of feature words",
+		0, 16, "Invalid number of feature words",
 	};
 	unsigned int left;
 	int err;
@@ -178,14 +222,14 @@ static int parse_features(struct qc_target *t, struct dm_arg_set *as)
 		const char *word = dm_shift_arg(as);
 
 		left--;
-		if (!strcmp(word, "copy_on_read")) {
-			t->copy_on_read = true;
-		} else if (!strcmp(word, "error_if_no_space")) {
-			t->error_if_no_space = true;
-		} else if (!strcmp(word, "no_discard_passdown")) {
-			t->no_discard = true;
-		} else if (!strcmp(word, "zero_from")) {
+		if (set_flag(t, word))
+			continue;
+		if (!strcmp(word, "zero_from")) {
 			err = parse_zero_from(t, as, &left);
+			if (err)
+				return err;
+		} else if (!strcmp(word, "mirror")) {
+			err = parse_mirror(t, as, &left);
 			if (err)
 				return err;
 		} else if (!strcmp(word, "snapshot")) {
@@ -250,9 +294,34 @@ static int check_length(struct qc_target *t)
 	return -EINVAL;
 }
 
-static struct dm_target *writer_of(struct qc_target *t, u32 index)
+static struct qc_writer *writer_of(struct qc_target *t, u32 index)
 {
-	return t->writable && index == 0 ? t->ti : NULL;
+	return t->writer.ti && index == 0 ? &t->writer : NULL;
+}
+
+/* Another target writes the top image from now on. */
+static void revoke(struct qc_writer *writer)
+{
+	struct qc_target *t = container_of(writer, struct qc_target, writer);
+
+	WRITE_ONCE(t->writable, false);
+	/* What is under way in the slow path comes to its end. */
+	flush_workqueue(t->wq);
+}
+
+static void set_writer(struct qc_target *t)
+{
+	if (!t->writable)
+		return;
+	t->writer.ti = t->ti;
+	t->writer.zero_from = U64_MAX;
+	if (t->zero_from != U64_MAX)
+		t->writer.zero_from = t->zero_from << SECTOR_SHIFT;
+	if (t->grow)
+		t->writer.grow_to = (u64)t->ti->len << SECTOR_SHIFT;
+	t->writer.no_discard = t->no_discard;
+	t->writer.yields = t->yields;
+	t->writer.revoke = revoke;
 }
 
 static void deactivate_layers(struct qc_target *t, u32 nr)
@@ -273,6 +342,7 @@ static void qc_free_target(struct qc_target *t)
 	if (t->active)
 		deactivate_layers(t, t->chain.nr);
 	qc_write_exit(t);
+	qc_mirror_destroy(t->mirror);
 	for (i = 0; i < t->chain.nr; i++) {
 		struct qc_layer *layer = &t->chain.layer[i];
 
@@ -292,8 +362,6 @@ static void setup_target(struct dm_target *ti, struct qc_target *t)
 	ti->per_io_data_size = sizeof(struct qc_io);
 	ti->num_flush_bios = 1;
 	ti->flush_supported = true;
-	if (!t->top)
-		return;
 	ti->num_discard_bios = 1;
 	ti->discards_supported = true;
 	ti->num_write_zeroes_bios = 1;
@@ -326,7 +394,8 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		err = open_images(t);
 	if (!err) {
 		set_layer_sizes(t);
-		err = check_length(t);
+		/* Activation makes it as long as the line. */
+		err = t->grow ? 0 : check_length(t);
 	}
 	if (!err)
 		err = check_blocks(t);
@@ -334,6 +403,7 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		qc_free_target(t);
 		return err;
 	}
+	set_writer(t);
 	setup_target(ti, t);
 	return 0;
 }
@@ -362,8 +432,7 @@ static int map_flush(struct qc_target *t, struct bio *bio)
 
 static int defer(struct qc_target *t, struct bio *bio, u64 guest)
 {
-	qc_io_defer(t, dm_per_bio_data(bio, sizeof(struct qc_io)), guest,
-		    bio->bi_iter.bi_size);
+	qc_io_defer(t, bio, guest);
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -416,6 +485,10 @@ static int map_write(struct qc_target *t, struct bio *bio, struct qc_io *io,
 
 	if (!t->writable || (t->top && !qc_image_writable(t->top)))
 		return DM_MAPIO_KILL;
+	if (unlikely(t->mirror)) {
+		qc_io_mirror(t, bio, guest);
+		return DM_MAPIO_SUBMITTED;
+	}
 	qc_chain_lookup(&t->chain, 0, guest, bio->bi_iter.bi_size, &place);
 	if (place.ext.map != QC_MAP_OWNED ||
 	    place.layer != &t->chain.layer[0]) {
@@ -440,6 +513,7 @@ static int qc_map(struct dm_target *ti, struct bio *bio)
 	io->t = t;
 	io->layer = NULL;
 	io->wait_commit = false;
+	io->mirrored = false;
 	if (unlikely(bio->bi_opf & REQ_PREFLUSH))
 		return map_flush(t, bio);
 	switch (bio_op(bio)) {
@@ -449,9 +523,12 @@ static int qc_map(struct dm_target *ti, struct bio *bio)
 		return map_write(t, bio, io, guest);
 	case REQ_OP_DISCARD:
 	case REQ_OP_WRITE_ZEROES:
-		if (!t->writable || !t->top || !qc_image_writable(t->top))
+		if (!t->writable || (t->top && !qc_image_writable(t->top)))
 			return DM_MAPIO_KILL;
-		return defer(t, bio, guest);
+		if (!t->mirror)
+			return defer(t, bio, guest);
+		qc_io_mirror(t, bio, guest);
+		return DM_MAPIO_SUBMITTED;
 	default:
 		return DM_MAPIO_KILL;
 	}
@@ -473,6 +550,10 @@ static int qc_end_io(struct dm_target *ti, struct bio *bio,
 			qc_commit_wait_bio(t->top, bio);
 			return DM_ENDIO_INCOMPLETE;
 		}
+	}
+	if (unlikely(io->mirrored)) {
+		io->mirrored = false;
+		qc_mirror_leave(t->mirror, &io->mirror);
 	}
 	return DM_ENDIO_DONE;
 }
@@ -501,17 +582,13 @@ static void qc_postsuspend(struct dm_target *ti)
 
 static int activate(struct qc_target *t)
 {
-	u64 zero_from = U64_MAX;
 	int err = 0;
 	u32 i;
 
-	if (t->zero_from != U64_MAX)
-		zero_from = t->zero_from << SECTOR_SHIFT;
 	for (i = 0; i < t->chain.nr && !err; i++)
 		if (t->chain.layer[i].img)
 			err = qc_image_activate(t->chain.layer[i].img,
-						writer_of(t, i), zero_from,
-						t->no_discard);
+						writer_of(t, i));
 	if (err) {
 		deactivate_layers(t, i - 1);
 		return err;
@@ -580,6 +657,13 @@ static const char *mode_word(struct qc_target *t)
 	return "failed";
 }
 
+static const char *mirror_word(struct qc_target *t)
+{
+	if (!t->mirror)
+		return "-";
+	return qc_mirror_broken(t->mirror) ? "mirror_failed" : "mirror";
+}
+
 static unsigned int emit_info(struct qc_target *t, char *result,
 			      unsigned int maxlen)
 {
@@ -593,21 +677,24 @@ static unsigned int emit_info(struct qc_target *t, char *result,
 		       qc_image_clusters(img));
 	else
 		DMEMIT("- ");
-	DMEMIT("%u %lu/%lu %llu %llu %llu %u %s",
+	DMEMIT("%u %lu/%lu %llu %llu %llu %u %s %s",
 	       img ? READ_ONCE(img->nr_dirty) : 0,
 	       qc_cache_used_kib(), qc_cache_limit_kib(),
 	       img ? READ_ONCE(img->nr_commits) : 0,
 	       img ? READ_ONCE(img->nr_allocated) : 0,
 	       img ? (u64)atomic64_read(&img->nr_cow) : 0,
-	       t->chain.nr, img && img->reason ? img->reason : "-");
+	       t->chain.nr, img && img->reason ? img->reason : "-",
+	       mirror_word(t));
 	return sz;
 }
 
 static unsigned int emit_features(struct qc_target *t, char *result,
 				  unsigned int maxlen, unsigned int sz)
 {
+	bool explicit = t->explicit_zeroes && !t->mirror;
 	unsigned int words = t->copy_on_read + t->error_if_no_space +
-		t->no_discard + 2 * (t->zero_from != U64_MAX) +
+		t->no_discard + explicit + t->yields + t->grow +
+		2 * (t->zero_from != U64_MAX) + 2 * !!t->mirror +
 		2 * !!t->snapshot;
 
 	if (!words)
@@ -619,8 +706,16 @@ static unsigned int emit_features(struct qc_target *t, char *result,
 		DMEMIT(" error_if_no_space");
 	if (t->no_discard)
 		DMEMIT(" no_discard_passdown");
+	if (explicit)
+		DMEMIT(" explicit_zeroes");
+	if (t->yields)
+		DMEMIT(" yield");
+	if (t->grow)
+		DMEMIT(" grow");
 	if (t->zero_from != U64_MAX)
 		DMEMIT(" zero_from %llu", t->zero_from);
+	if (t->mirror)
+		DMEMIT(" mirror %s", qc_mirror_name(t->mirror));
 	if (t->snapshot)
 		DMEMIT(" snapshot %s", t->snapshot);
 	return sz;
@@ -675,10 +770,10 @@ static int qc_iterate_devices(struct dm_target *ti,
 static void qc_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct qc_target *t = ti->private;
+	u32 granularity = t->top ? t->top->h.cluster_size :
+		limits->logical_block_size;
 
-	if (!t->top)
-		return;
-	qc_limits_set_discard(limits, MAX_DROP_SECTORS, t->top->h.cluster_size);
+	qc_limits_set_discard(limits, MAX_DROP_SECTORS, granularity);
 	qc_limits_set_write_zeroes(limits, MAX_DROP_SECTORS);
 }
 
@@ -695,6 +790,7 @@ static struct target_type qcow2_target = {
 	.postsuspend = qc_postsuspend,
 	.preresume = qc_preresume,
 	.status = qc_status,
+	.message = qc_message,
 	.iterate_devices = qc_iterate_devices,
 	.io_hints = qc_io_hints,
 };

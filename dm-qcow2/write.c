@@ -9,6 +9,7 @@
 #include "alloc.h"
 #include "commit.h"
 #include "write.h"
+#include "zero.h"
 
 static unsigned int no_space_timeout = 60;
 module_param(no_space_timeout, uint, 0644);
@@ -59,11 +60,6 @@ struct child {
 	struct bio bio;
 };
 
-static struct bio *io_bio(struct qc_io *io)
-{
-	return dm_bio_from_per_bio_data(io, sizeof(*io));
-}
-
 static void io_fail(struct qc_io *io, blk_status_t status)
 {
 	cmpxchg(&io->status, BLK_STS_OK, status);
@@ -71,8 +67,12 @@ static void io_fail(struct qc_io *io, blk_status_t status)
 
 static void io_end(struct qc_io *io)
 {
-	struct bio *bio = io_bio(io);
+	struct bio *bio = io->bio;
 
+	if (!bio) {
+		complete(&io->populate->done);
+		return;
+	}
 	if (io->wait_commit && !io->status) {
 		io->wait_commit = false;
 		qc_commit_wait_bio(io->t->top, bio);
@@ -100,37 +100,35 @@ static bool range_lock(struct qc_image *img, struct qc_io *io, u64 start,
 	list_for_each_entry(other, &img->ranges, range) {
 		if (start >= other->range_end || end <= other->range_start)
 			continue;
-		bio_list_add(&other->range_waiters, io_bio(io));
+		list_add_tail(&io->wait, &other->range_waiters);
 		spin_unlock_irq(&img->range_lock);
 		return false;
 	}
 	io->range_start = start;
 	io->range_end = end;
-	bio_list_init(&io->range_waiters);
+	INIT_LIST_HEAD(&io->range_waiters);
 	list_add(&io->range, &img->ranges);
 	spin_unlock_irq(&img->range_lock);
 	return true;
 }
 
-static void queue_list(struct bio_list *list)
+static void queue_list(struct list_head *list)
 {
-	struct bio *bio;
+	struct qc_io *io, *next;
 
-	while ((bio = bio_list_pop(list))) {
-		struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
-
+	list_for_each_entry_safe(io, next, list, wait) {
+		list_del(&io->wait);
 		queue_work(io->t->wq, &io->work);
 	}
 }
 
 static void range_unlock(struct qc_image *img, struct qc_io *io)
 {
-	struct bio_list waiters;
+	LIST_HEAD(waiters);
 
 	spin_lock_irq(&img->range_lock);
 	list_del(&io->range);
-	waiters = io->range_waiters;
-	bio_list_init(&io->range_waiters);
+	list_splice_init(&io->range_waiters, &waiters);
 	spin_unlock_irq(&img->range_lock);
 	queue_list(&waiters);
 }
@@ -139,7 +137,7 @@ static void range_unlock(struct qc_image *img, struct qc_io *io)
 
 static struct child *child_new(struct qc_io *io, u64 pos, u64 len)
 {
-	struct bio *parent = io_bio(io);
+	struct bio *parent = io->bio;
 	struct bio *bio = bio_alloc_clone(parent->bi_bdev, parent, GFP_NOIO,
 					  &io->t->bios);
 	struct child *child = container_of(bio, struct child, bio);
@@ -148,7 +146,10 @@ static struct child *child_new(struct qc_io *io, u64 pos, u64 len)
 	child->place.counted = false;
 	bio_advance(bio, pos - io->start);
 	bio->bi_iter.bi_size = len;
-	bio->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH | REQ_NOWAIT | REQ_POLLED);
+	bio->bi_opf &= ~(REQ_PREFLUSH | REQ_NOWAIT | REQ_POLLED);
+	/* Over a raw image nothing is left to do once the device has it. */
+	if (io->t->top)
+		bio->bi_opf &= ~REQ_FUA;
 	return child;
 }
 
@@ -313,11 +314,10 @@ static void space_again(struct work_struct *work)
 {
 	struct qc_target *t = container_of(to_delayed_work(work),
 					   struct qc_target, space_work);
-	struct bio_list list;
+	LIST_HEAD(list);
 
 	spin_lock_irq(&t->space_lock);
-	list = t->space_bios;
-	bio_list_init(&t->space_bios);
+	list_splice_init(&t->space_ios, &list);
 	spin_unlock_irq(&t->space_lock);
 	queue_list(&list);
 }
@@ -354,13 +354,13 @@ static enum step no_space(struct qc_io *io)
 		return STEP_NEXT;
 	qc_image_set_mode(t->top, QC_NO_SPACE);
 	spin_lock_irq(&t->space_lock);
-	if (t->suspending && t->requeue) {
+	if (t->suspending && t->requeue && io->bio) {
 		io_fail(io, BLK_STS_DM_REQUEUE);
-	} else if (t->suspending || t->error_if_no_space ||
+	} else if (t->suspending || t->error_if_no_space || !io->bio ||
 		   space_timed_out(io)) {
 		io_fail(io, BLK_STS_NOSPC);
 	} else {
-		bio_list_add(&t->space_bios, io_bio(io));
+		list_add_tail(&io->wait, &t->space_ios);
 		queue_delayed_work(t->wq, &t->space_work, HZ);
 		ret = STEP_DEFERRED;
 	}
@@ -375,6 +375,9 @@ void qc_write_presuspend(struct qc_target *t, bool requeue)
 	t->requeue = requeue;
 	spin_unlock_irq(&t->space_lock);
 	mod_delayed_work(t->wq, &t->space_work, 0);
+	/* Messages at work see that they are to stop. */
+	down_write(&t->jobs);
+	up_write(&t->jobs);
 }
 
 void qc_write_resume(struct qc_target *t)
@@ -530,9 +533,10 @@ static enum step write_step(struct qc_io *io)
 	struct qc_target *t = io->t;
 	struct qc_place place;
 
-	if (!qc_image_writable(t->top))
+	if (t->top && !qc_image_writable(t->top))
 		return io_error(io, -EIO);
-	qc_commit_throttle(t->top);
+	if (t->top)
+		qc_commit_throttle(t->top);
 	qc_chain_lookup(&t->chain, 0, io->pos, io->end - io->pos, &place);
 	if (place.layer == &t->chain.layer[0]) {
 		if (place.ext.map == QC_MAP_OWNED) {
@@ -605,14 +609,15 @@ static enum step read_step(struct qc_io *io)
 
 /* Discard and write-zeroes */
 
-/* Bytes from @guest on that read as zeroes from the layers below the top. */
-static int zero_below(struct qc_target *t, u64 guest, u64 len, u64 *zero)
+/* Bytes from @guest on that read as zeroes from layer @first down. */
+static int zero_below(struct qc_target *t, u32 first, u64 guest, u64 len,
+		      u64 *zero)
 {
 	u64 pos = guest;
 
 	while (pos < guest + len) {
 		struct qc_place place;
-		int err = qc_chain_resolve(&t->chain, 1, pos,
+		int err = qc_chain_resolve(&t->chain, first, pos,
 					   guest + len - pos, &place);
 
 		if (err)
@@ -626,9 +631,10 @@ static int zero_below(struct qc_target *t, u64 guest, u64 len, u64 *zero)
 	return 0;
 }
 
+/* Both ends of a mirror must read the same: there a discard writes zeroes. */
 static bool is_discard(struct qc_io *io)
 {
-	return bio_op(io_bio(io)) == REQ_OP_DISCARD;
+	return bio_op(io->bio) == REQ_OP_DISCARD && !io->t->mirror;
 }
 
 /* Zero a part of an owned cluster in place. */
@@ -668,8 +674,8 @@ static enum step zero_data(struct qc_io *io, u64 len)
 		return io_error(io, err);
 	if (ext.map == QC_MAP_OWNED)
 		return zero_owned(io, ext.len);
-	if (ext.map == QC_MAP_NONE) {
-		err = zero_below(t, io->pos, ext.len, &zero);
+	if (ext.map == QC_MAP_NONE && !t->explicit_zeroes) {
+		err = zero_below(t, 1, io->pos, ext.len, &zero);
 		if (err)
 			return io_error(io, err);
 	} else if (ext.map == QC_MAP_ZERO) {
@@ -685,7 +691,7 @@ static enum step zero_data(struct qc_io *io, u64 len)
 /* Which change of the entries makes whole clusters read as zeroes? */
 static enum qc_l2_op drop_op(struct qc_io *io, bool below_zero)
 {
-	if (!is_discard(io) && (io_bio(io)->bi_opf & REQ_NOUNMAP) &&
+	if (!is_discard(io) && (io->bio->bi_opf & REQ_NOUNMAP) &&
 	    io->t->top->h.version >= 3)
 		return QC_L2_ZERO_KEEP;
 	return below_zero ? QC_L2_UNMAP : QC_L2_ZERO;
@@ -727,8 +733,8 @@ static enum step drop_clusters(struct qc_io *io, u64 len)
 	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
 		return STEP_DEFERRED;
 	err = top_lookup(img, io->pos, len, &ext);
-	if (!err)
-		err = zero_below(t, io->pos, ext.len, &zero);
+	if (!err && !t->explicit_zeroes)
+		err = zero_below(t, 1, io->pos, ext.len, &zero);
 	if (!err && zero < ext.len) {
 		zero &= ~mask;
 		if (zero)
@@ -750,13 +756,34 @@ static enum step drop_clusters(struct qc_io *io, u64 len)
 	return STEP_NEXT;
 }
 
+/* A raw image: the device must not lose the ability when one becomes the top. */
+static enum step drop_raw(struct qc_io *io)
+{
+	struct block_device *bdev = io->t->chain.layer[0].dev->bdev;
+	bool unmap = !(io->bio->bi_opf & REQ_NOUNMAP);
+	u64 len = io->end - io->pos;
+	int err = 0;
+
+	if (!is_discard(io))
+		err = qc_device_zero(bdev, io->pos, len, unmap);
+	else if (bdev_max_discard_sectors(bdev) && !io->t->no_discard)
+		err = qc_device_drop(bdev, REQ_OP_DISCARD, io->pos, len);
+	if (err)
+		return io_error(io, err);
+	io->pos = io->end;
+	return STEP_NEXT;
+}
+
 static enum step drop_step(struct qc_io *io)
 {
 	struct qc_image *img = io->t->top;
-	u64 mask = img->h.cluster_size - 1;
 	u64 left = io->end - io->pos;
-	u64 whole = left & ~mask;
+	u64 mask, whole;
 
+	if (!img)
+		return drop_raw(io);
+	mask = img->h.cluster_size - 1;
+	whole = left & ~mask;
 	if (!qc_image_writable(img))
 		return io_error(io, -EIO);
 	qc_commit_throttle(img);
@@ -768,11 +795,152 @@ static enum step drop_step(struct qc_io *io)
 	return whole ? drop_clusters(io, whole) : zero_data(io, left);
 }
 
+/* Populate: see qc_populate() */
+
+/* Whole clusters that the top image does not have become zero entries. */
+static enum step populate_zeroes(struct qc_io *io, u64 len)
+{
+	struct qc_image *img = io->t->top;
+	u64 mask = img->h.cluster_size - 1;
+	struct qc_extent ext;
+	int err;
+
+	len = min(len, slice_left(img, io->pos));
+	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
+		return STEP_DEFERRED;
+	err = top_lookup(img, io->pos, len, &ext);
+	if (!err && ext.map == QC_MAP_NONE)
+		err = qc_l2_make_writable(img, io->pos);
+	if (!err && ext.map == QC_MAP_NONE)
+		err = qc_l2_set(img, io->pos,
+				clusters_of(img, io->pos, io->pos + ext.len),
+				QC_L2_ZERO, 0);
+	range_unlock(img, io);
+	if (err == -ENOSPC)
+		return no_space(io);
+	if (err)
+		return io_error(io, err);
+	io->pos += ext.len;
+	return STEP_NEXT;
+}
+
+static enum step populate_copy(struct qc_io *io, u64 len)
+{
+	u64 start = io->pos;
+	enum step step;
+
+	/* Guest writes to the range wait for it, and so does a suspend. */
+	step = alloc_step(io, min_t(u64, len, QC_JOB_STEP_BYTES), FILL_COPY);
+	io->populate->copied += io->pos - start;
+	return step;
+}
+
+/*
+ * @len bytes from io->pos on read as zeroes: must the top image say so?  Parts
+ * of clusters, and version 2, have no other way than to copy.
+ */
+static enum step populate_hide(struct qc_io *io, u64 len)
+{
+	struct qc_populate *p = io->populate;
+	struct qc_image *img = io->t->top;
+	u64 mask = img->h.cluster_size - 1;
+	u64 whole = io->pos + len >= img->h.size ? len : len & ~mask;
+	u64 zero = 0;
+	int err = 0;
+
+	if (!p->zeroes)
+		err = zero_below(io->t, p->layers, io->pos, len, &zero);
+	if (err)
+		return io_error(io, err);
+	if (zero) {
+		io->pos += zero;
+		return STEP_NEXT;
+	}
+	if ((io->pos & mask) || !whole || img->h.version < 3)
+		return populate_copy(io, min(len, mask + 1 - (io->pos & mask)));
+	return populate_zeroes(io, p->zeroes ? whole : min(whole, mask + 1));
+}
+
+static bool populate_stops(struct qc_io *io)
+{
+	struct qc_populate *p = io->populate;
+
+	return p->copied >= QC_JOB_BYTES || ++p->lookups > QC_JOB_LOOKUPS ||
+		READ_ONCE(io->t->suspending);
+}
+
+static enum step populate_step(struct qc_io *io)
+{
+	struct qc_populate *p = io->populate;
+	struct qc_target *t = io->t;
+	struct qc_place place;
+	u64 len;
+	int err;
+
+	if (populate_stops(io)) {
+		io->end = io->pos;
+		return STEP_NEXT;
+	}
+	if (!qc_image_writable(t->top))
+		return io_error(io, -EIO);
+	qc_commit_throttle(t->top);
+	err = qc_chain_resolve(&t->chain, 0, io->pos, io->end - io->pos,
+			       &place);
+	if (err)
+		return io_error(io, err);
+	qc_place_leave(&place);
+	len = place.ext.len;
+	if (place.index && place.index < p->layers)
+		return place.ext.map == QC_MAP_ZERO ? populate_hide(io, len) :
+			populate_copy(io, len);
+	io->pos += len;
+	return STEP_NEXT;
+}
+
+/* The mirror's part of a write */
+
+static void mirror_end_io(struct bio *bio)
+{
+	struct child *child = container_of(bio, struct child, bio);
+	struct qc_io *io = child->io;
+
+	if (bio->bi_status && qc_mirror_break(io->t->mirror))
+		io_fail(io, bio->bi_status);
+	bio_put(bio);
+	io_put(io);
+}
+
+static void mirror_send(struct qc_io *io)
+{
+	struct qc_mirror *m = io->t->mirror;
+	struct child *child;
+	int err;
+
+	io->mirror_due = false;
+	if (qc_mirror_broken(m))
+		return;
+	if (bio_op(io->bio) != REQ_OP_WRITE) {
+		err = qc_mirror_zero(m, io->start, io->end - io->start);
+		if (err && qc_mirror_break(m))
+			io_fail(io, errno_to_blk_status(err));
+		return;
+	}
+	child = child_new(io, io->start, io->end - io->start);
+	child->bio.bi_opf &= ~REQ_FUA;
+	bio_set_dev(&child->bio, qc_mirror_bdev(m));
+	child->bio.bi_iter.bi_sector = io->start >> SECTOR_SHIFT;
+	child->bio.bi_end_io = mirror_end_io;
+	atomic_inc(&io->pending);
+	submit_bio_noacct(&child->bio);
+}
+
 /* The work item */
 
 static enum step io_step(struct qc_io *io)
 {
-	switch (bio_op(io_bio(io))) {
+	if (!io->bio)
+		return populate_step(io);
+	switch (bio_op(io->bio)) {
 	case REQ_OP_READ:
 		return read_step(io);
 	case REQ_OP_WRITE:
@@ -787,6 +955,8 @@ static void io_work(struct work_struct *work)
 	struct qc_io *io = container_of(work, struct qc_io, work);
 	enum step step = STEP_NEXT;
 
+	if (io->mirror_due)
+		mirror_send(io);
 	while (step == STEP_NEXT && io->pos < io->end)
 		step = io_step(io);
 	/* Deferred: the bio belongs to somebody else by now. */
@@ -794,27 +964,76 @@ static void io_work(struct work_struct *work)
 		io_put(io);
 }
 
-void qc_io_defer(struct qc_target *t, struct qc_io *io, u64 start, u64 len)
+static void io_init(struct qc_target *t, struct qc_io *io, struct bio *bio,
+		    u64 start, u64 len)
 {
-	struct bio *bio = io_bio(io);
-
+	io->t = t;
+	io->bio = bio;
 	io->status = BLK_STS_OK;
 	io->waited = false;
-	io->wait_commit = bio->bi_opf & REQ_FUA;
+	io->mirror_due = false;
+	io->wait_commit = bio && t->top && (bio->bi_opf & REQ_FUA);
 	io->start = start;
 	io->pos = start;
 	io->end = start + len;
-	bio_list_init(&io->range_waiters);
 	atomic_set(&io->pending, 1);
 	INIT_WORK(&io->work, io_work);
+}
+
+void qc_io_defer(struct qc_target *t, struct bio *bio, u64 start)
+{
+	struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
+
+	io_init(t, io, bio, start, bio->bi_iter.bi_size);
 	queue_work(t->wq, &io->work);
+}
+
+static void mirror_granted(struct qc_mirror_range *range)
+{
+	struct qc_io *io = container_of(range, struct qc_io, mirror);
+
+	queue_work(io->t->wq, &io->work);
+}
+
+void qc_io_mirror(struct qc_target *t, struct bio *bio, u64 start)
+{
+	struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
+	u64 end = start + bio->bi_iter.bi_size;
+
+	io_init(t, io, bio, start, bio->bi_iter.bi_size);
+	io->mirror_due = true;
+	io->mirrored = true;
+	if (qc_mirror_enter(t->mirror, &io->mirror, start, end,
+			    mirror_granted))
+		queue_work(t->wq, &io->work);
+}
+
+int qc_populate(struct qc_target *t, struct qc_populate *p)
+{
+	struct qc_io *io = kzalloc(sizeof(*io), GFP_NOIO);
+	int err;
+
+	if (!io)
+		return -ENOMEM;
+	io_init(t, io, NULL, p->start, p->end - p->start);
+	io->populate = p;
+	init_completion(&p->done);
+	queue_work(t->wq, &io->work);
+	wait_for_completion(&p->done);
+	/* The work item may still be in its last instructions. */
+	flush_work(&io->work);
+	err = blk_status_to_errno(io->status);
+	p->start = io->pos;
+	kfree(io);
+	return err;
 }
 
 int qc_write_init(struct qc_target *t)
 {
 	mutex_init(&t->copy_lock);
+	init_rwsem(&t->jobs);
 	spin_lock_init(&t->space_lock);
-	bio_list_init(&t->space_bios);
+	INIT_LIST_HEAD(&t->space_ios);
 	INIT_DELAYED_WORK(&t->space_work, space_again);
 	t->wq = alloc_workqueue("qcow2/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 64,
 				dm_device_name(dm_table_get_md(t->ti->table)));

@@ -12,22 +12,33 @@
 #define DM_QCOW2_WRITE_H
 
 #include <linux/bio.h>
+#include <linux/sizes.h>
 #include <linux/workqueue.h>
 
 #include "chain.h"
+#include "mirror.h"
 
 struct dm_target;
+struct qc_populate;
 
 /**
  * struct qc_target - a dm target
  * @ti: the target
  * @chain: its layers
  * @top: image of layer 0, NULL where that is raw
- * @writable: writes are allowed by the table
+ * @writable: writes are allowed by the table, and no other target has taken
+ *	the top image over
  * @active: between preresume and postsuspend
  * @copy_on_read: feature
  * @error_if_no_space: feature
  * @no_discard: feature no_discard_passdown
+ * @yields: feature yield
+ * @explicit_zeroes: feature, or there is a mirror: the top image never drops
+ *	an entry because the layers below read as zeroes
+ * @grow: feature
+ * @mirror: feature, or NULL
+ * @jobs: held for reading by messages at work, for writing by presuspend
+ * @writer: what the top image knows of this target; not of a read-only one
  * @snapshot: feature, ID of the internal snapshot that is layer 0, or NULL
  * @zero_from: feature, sectors; U64_MAX if not given; the image knows whether
  *	it still counts
@@ -35,8 +46,8 @@ struct dm_target;
  * @bios: pieces of guest bios
  * @copy_lock: protects @copy_buf
  * @copy_buf: used when no memory is left
- * @space_lock: protects @space_bios and @suspending
- * @space_bios: bios that wait for free clusters
+ * @space_lock: protects @space_ios and @suspending
+ * @space_ios: ios that wait for free clusters
  * @space_work: tries them again
  * @suspending: nothing may wait for space any more
  * @requeue: what waited for space goes back to device-mapper
@@ -50,25 +61,34 @@ struct qc_target {
 	bool copy_on_read;
 	bool error_if_no_space;
 	bool no_discard;
+	bool yields;
+	bool explicit_zeroes;
+	bool grow;
 	u64 zero_from;
+	struct qc_mirror *mirror;
+	struct rw_semaphore jobs;
+	struct qc_writer writer;
 	char *snapshot;
 	struct workqueue_struct *wq;
 	struct bio_set bios;
 	struct mutex copy_lock;		/* copy_buf */
 	void *copy_buf;
-	spinlock_t space_lock;		/* space_bios, suspending, requeue */
-	struct bio_list space_bios;
+	spinlock_t space_lock;		/* space_ios, suspending, requeue */
+	struct list_head space_ios;
 	struct delayed_work space_work;
 	bool suspending;
 	bool requeue;
 };
 
 /**
- * struct qc_io - per-bio data
+ * struct qc_io - per-bio data, or an io of qc_populate()
  * @t: the target
+ * @bio: the guest's, NULL for qc_populate(); set by qc_io_defer()
+ * @populate: what qc_populate() wants
  * @layer: layer whose image counts the bio itself as in flight, or NULL
  * @epoch: token for it
  * @wait_commit: the bio ends only when a commit has made it durable
+ * @mirrored: @mirror is to be left when the bio ends
  * @waited: waited for space since @space_since
  * @status: first error of a piece
  * @pending: pieces in flight, and one for the work item
@@ -80,13 +100,19 @@ struct qc_target {
  * @range: in img->ranges while the range is locked
  * @range_start: guest offset in bytes of the locked range
  * @range_end: where it ends
- * @range_waiters: bios that wait for the range
+ * @range_waiters: ios that wait for the range
+ * @wait: in @range_waiters of another, or in @t->space_ios
+ * @mirror: range held in the target's mirror; only while @mirrored
+ * @mirror_due: the mirror has not been sent its part yet
  */
 struct qc_io {
 	struct qc_target *t;
+	struct bio *bio;
+	struct qc_populate *populate;
 	struct qc_layer *layer;
 	unsigned int epoch;
 	bool wait_commit;
+	bool mirrored;
 	bool waited;
 	blk_status_t status;
 	atomic_t pending;
@@ -98,19 +124,74 @@ struct qc_io {
 	struct list_head range;
 	u64 range_start;
 	u64 range_end;
-	struct bio_list range_waiters;
+	struct list_head range_waiters;
+	struct list_head wait;
+	struct qc_mirror_range mirror;
+	bool mirror_due;
 };
 
 /**
  * qc_io_defer() - hand a bio over to a work item
  * @t: the target
- * @io: per-bio data of the bio
+ * @bio: the guest's, with its per-bio data
  * @start: guest offset in bytes
- * @len: bytes
  *
  * Context: any; map().
  */
-void qc_io_defer(struct qc_target *t, struct qc_io *io, u64 start, u64 len);
+void qc_io_defer(struct qc_target *t, struct bio *bio, u64 start);
+
+/**
+ * qc_io_mirror() - as qc_io_defer(), for a target with a mirror
+ * @t: the target
+ * @bio: a write, discard or write-zeroes
+ * @start: guest offset in bytes
+ *
+ * The bio ends when both have it; who ends it calls qc_mirror_leave().
+ *
+ * Context: any; map().
+ */
+void qc_io_mirror(struct qc_target *t, struct bio *bio, u64 start);
+
+/* A message stops after this much work: nobody waits for it for long. */
+#define QC_JOB_BYTES		(4ULL << 20)
+#define QC_JOB_LOOKUPS		4096
+/* What it does while the guest's writes to the range wait. */
+#define QC_JOB_STEP_BYTES	SZ_1M
+
+/**
+ * struct qc_populate - what to bring into the top image
+ * @start: guest offset in bytes; when it returns, how far it came
+ * @end: guest offset in bytes where to stop at the latest
+ * @layers: from the layers 1 to @layers - 1
+ * @zeroes: their zeroes become entries, whatever is below; else only where
+ *	layers from @layers on have something to hide
+ * @copied: bytes that were copied
+ * @lookups: steps taken
+ * @done: the work has come to its end
+ */
+struct qc_populate {
+	u64 start;
+	u64 end;
+	u32 layers;
+	bool zeroes;
+	u64 copied;
+	u32 lookups;
+	struct completion done;
+};
+
+/**
+ * qc_populate() - copy what lower layers own into the top image
+ * @t: the target, active, writable, with the feature explicit_zeroes: else a
+ *	discard could make a hole for what is to be hidden
+ * @p: what to do
+ *
+ * Each cluster is copied under the range lock that guest writes take which
+ * find it not allocated.  Nothing is durable when it returns.
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error: -ENOSPC, -EIO, -ENOMEM.
+ */
+int qc_populate(struct qc_target *t, struct qc_populate *p);
 
 /**
  * qc_write_init() - prepare a target's slow path

@@ -107,6 +107,7 @@ class Dm:
     STATUS_TABLE = 1 << 4
     SKIP_LOCKFS = 1 << 10
     NOFLUSH = 1 << 11
+    DATA_OUT = 1 << 16
 
     def __init__(self, name):
         self.name = name
@@ -169,6 +170,14 @@ class Dm:
 
     def event_nr(self):
         return struct.unpack_from(self.HEADER, self._ioctl(self.STATUS_CMD))[8]
+
+    def message(self, text):
+        """Sends a target message; returns the answer, "" without one."""
+        data = struct.pack("<Q", 0) + text.encode() + b"\0"
+        buf = self._ioctl(self.MESSAGE, data=data)
+        if not struct.unpack_from(self.HEADER, buf)[7] & self.DATA_OUT:
+            return ""
+        return buf[self.SIZE:buf.index(0, self.SIZE)].decode()
 
     def remove(self):
         # Whoever looked at the device last may not have closed it yet.

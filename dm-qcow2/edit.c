@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Changes of an image's header on request, see edit.h.
+ */
+#include <linux/device-mapper.h>
+#include <linux/slab.h>
+
+#include "alloc.h"
+#include "commit.h"
+#include "edit.h"
+#include "image.h"
+
+/* Names of backing files are looked for this far into the first cluster. */
+#define RELINK_BYTES	(64U << 10)
+
+/* Backing links */
+
+static int decode(struct qc_image *img, const void *buf, u32 len,
+		  struct qcow2_header *h)
+{
+	struct qcow2_fault fault;
+
+	if (!qcow2_header_decode(buf, len, h, &fault))
+		return 0;
+	DMERR("%pg: %s at offset %llu is %llu: %s", img->bdev, fault.field,
+	      fault.where, fault.value, fault.why);
+	return -EINVAL;
+}
+
+/* The name first, where nothing uses it yet; then the block that refers to it. */
+static int write_link(struct qc_image *img, void *buf,
+		      const struct qcow2_relink *link)
+{
+	u32 unit = bdev_logical_block_size(img->bdev);
+	int err = 0;
+
+	if (link->name_offset) {
+		u32 first = round_down(link->name_offset, unit);
+		u32 end = round_up(link->name_offset + link->name_len, unit);
+
+		err = qc_image_rw(img, REQ_OP_WRITE, first, buf + first,
+				  end - first);
+		if (!err)
+			err = blkdev_issue_flush(img->bdev);
+	}
+	if (!err)
+		err = qc_image_rw(img, REQ_OP_WRITE, 0, buf, unit);
+	return err ? err : blkdev_issue_flush(img->bdev);
+}
+
+static int relink(struct qc_image *img, void *buf, u32 len, const char *format,
+		  const char *name)
+{
+	u32 unit = bdev_logical_block_size(img->bdev);
+	struct qcow2_relink link = {};
+	struct qcow2_fault fault;
+	struct qcow2_header h;
+	int err;
+
+	err = qc_image_rw(img, REQ_OP_READ, 0, buf, len);
+	if (!err)
+		err = decode(img, buf, len, &h);
+	if (err)
+		return err;
+	if (qcow2_relink(buf, len, &h, unit, name, strlen(name), format, &link,
+			 &fault)) {
+		DMERR("%pg: cannot change the backing file: %s at offset %llu is %llu: %s",
+		      img->bdev, fault.field, fault.where, fault.value,
+		      fault.why);
+		return -ENOSPC;
+	}
+	return write_link(img, buf, &link);
+}
+
+int qc_edit_relink(struct qc_image *img, const char *format, const char *name)
+{
+	u32 unit = bdev_logical_block_size(img->bdev);
+	u32 len = min(img->h.cluster_size, RELINK_BYTES);
+	void *buf;
+	int err;
+
+	err = qc_commit_barrier(img);
+	if (err)
+		return err;
+	len = round_down(min_t(u64, len, READ_ONCE(img->dev_bytes)), unit);
+	buf = kmalloc(len, GFP_NOIO);
+	if (!buf)
+		return -ENOMEM;
+	mutex_lock(&img->header_lock);
+	err = relink(img, buf, len, format, format ? name : "");
+	mutex_unlock(&img->header_lock);
+	kfree(buf);
+	return err;
+}
+
+/* Size */
+
+static void edit_l1(struct qcow2_disk_header *d, const void *data)
+{
+	const struct qcow2_header *h = data;
+
+	d->l1_table_offset = cpu_to_be64(h->l1_table_offset);
+	d->l1_size = cpu_to_be32(h->l1_size);
+}
+
+static void edit_size(struct qcow2_disk_header *d, const void *data)
+{
+	const struct qcow2_header *h = data;
+
+	d->size = cpu_to_be64(h->size);
+}
+
+static int edit_durably(struct qc_image *img, const struct qcow2_header *h,
+			void (*edit)(struct qcow2_disk_header *d,
+				     const void *data))
+{
+	int err = qc_image_edit_header(img, edit, h);
+
+	return err ? err : blkdev_issue_flush(img->bdev);
+}
+
+/* Blocks for the part of the table that is new: all zero. */
+static int new_l1_blocks(struct qc_image *img, struct list_head *list,
+			 u64 host, u32 first, u32 nr)
+{
+	u32 i;
+
+	for (i = first; i < nr; i++) {
+		struct qc_block *b = qc_block_new(img, QC_L1, i, host +
+						  (u64)i * img->block_bytes);
+
+		memset(b->data, 0, img->block_bytes);
+		list_add_tail(&b->commit_node, list);
+	}
+	return 0;
+}
+
+static int write_l1_block(struct qc_image *img, struct qc_block *b, u64 host)
+{
+	return qc_image_rw(img, REQ_OP_WRITE, host, b->data, img->block_bytes);
+}
+
+/* The table at its new place: what it has, and the new part. */
+static int write_l1(struct qc_image *img, struct list_head *list, u64 host)
+{
+	struct qc_block *b;
+	unsigned long key;
+	int err;
+
+	xa_for_each(&img->tables[QC_L1], key, b) {
+		err = write_l1_block(img, b,
+				     host + (u64)key * img->block_bytes);
+		if (err)
+			return err;
+	}
+	list_for_each_entry(b, list, commit_node) {
+		err = write_l1_block(img, b, b->host);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* In one section of meta_lock; readers find the same entries all the time. */
+static void switch_l1(struct qc_image *img, struct list_head *list,
+		      const struct qcow2_header *h, struct qc_free *rec)
+{
+	u64 start = img->h.l1_table_offset >> img->h.cluster_bits;
+	u64 clusters = DIV_ROUND_UP_ULL((u64)img->h.l1_size * 8,
+					img->h.cluster_size);
+	u64 first = h->l1_table_offset >> h->cluster_bits;
+	u64 count = DIV_ROUND_UP_ULL((u64)h->l1_size * 8, h->cluster_size);
+	struct qc_block *b, *next;
+	unsigned long key;
+	u64 i;
+
+	mutex_lock(&img->meta_lock);
+	xa_for_each(&img->tables[QC_L1], key, b)
+		b->host = h->l1_table_offset + (u64)key * img->block_bytes;
+	list_for_each_entry_safe(b, next, list, commit_node) {
+		list_del_init(&b->commit_node);
+		qc_block_insert(b);
+	}
+	for (i = 0; i < count; i++)
+		qc_metaset_add(&img->metaset, first + i);
+	for (i = 0; i < clusters; i++)
+		qc_free_add(img, rec, start + i);
+	qc_free_end(img, rec);
+	img->h.l1_table_offset = h->l1_table_offset;
+	img->h.l1_size = h->l1_size;
+	mutex_unlock(&img->meta_lock);
+}
+
+static void free_blocks(struct list_head *list)
+{
+	struct qc_block *b, *next;
+
+	list_for_each_entry_safe(b, next, list, commit_node) {
+		list_del_init(&b->commit_node);
+		qc_block_free(b);
+	}
+}
+
+/*
+ * A longer L1 table, elsewhere.  Its clusters are counted and it is written
+ * before the header refers to it; the old one is freed afterwards, by a commit.
+ */
+static int move_l1(struct qc_image *img, u32 entries)
+{
+	u32 per_block = 1U << img->block_entry_bits;
+	struct qcow2_header h = img->h;
+	LIST_HEAD(list);
+	u64 clusters, first;
+	int err;
+
+	clusters = DIV_ROUND_UP_ULL((u64)entries * 8, h.cluster_size);
+	err = qc_alloc_area(img, clusters, &first);
+	if (err)
+		return err;
+	h.l1_table_offset = first << h.cluster_bits;
+	h.l1_size = entries;
+	err = new_l1_blocks(img, &list, h.l1_table_offset,
+			    DIV_ROUND_UP(img->h.l1_size, per_block),
+			    DIV_ROUND_UP(entries, per_block));
+	if (!err)
+		err = write_l1(img, &list, h.l1_table_offset);
+	/* Refcounts and the table, before the header refers to it */
+	if (!err)
+		err = qc_commit_barrier(img);
+	if (!err)
+		err = edit_durably(img, &h, edit_l1);
+	if (err) {
+		free_blocks(&list);
+		return err;
+	}
+	switch_l1(img, &list, &h, qc_free_begin(img));
+	return 0;
+}
+
+int qc_edit_grow(struct qc_image *img, u64 bytes)
+{
+	u64 entries = qcow2_l1_entries(&img->h, bytes);
+	int err = 0;
+
+	if (bytes <= img->h.size)
+		return 0;
+	if (entries > QCOW2_MAX_L1_BYTES / 8) {
+		DMERR("%pg: clusters of %u bytes are too small for an image of %llu bytes",
+		      img->bdev, img->h.cluster_size, bytes);
+		return -EFBIG;
+	}
+	if (entries > img->h.l1_size)
+		err = move_l1(img, entries);
+	if (err) {
+		DMERR("%pg: cannot make the L1 table longer: %d", img->bdev,
+		      err);
+		return err;
+	}
+	img->disk_size = img->h.size;
+	img->h.size = bytes;
+	return 0;
+}
+
+int qc_edit_size(struct qc_image *img)
+{
+	int err = qc_commit_barrier(img);
+
+	if (!err)
+		err = edit_durably(img, &img->h, edit_size);
+	if (!err)
+		img->disk_size = 0;
+	return err;
+}

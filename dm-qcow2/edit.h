@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Changes of an image's header on request: its backing link, its size.
+ */
+#ifndef DM_QCOW2_EDIT_H
+#define DM_QCOW2_EDIT_H
+
+#include <linux/types.h>
+
+struct qc_image;
+
+/**
+ * qc_edit_relink() - rewrite the backing link of an image
+ * @img: the image, being written by the caller's target
+ * @format: of the new backing file, or NULL for no backing file
+ * @name: its name
+ *
+ * First all that was mapped before is made durable: it may be what the new
+ * backing file lacks.  Then the name, a flush, and the one block of the header
+ * that refers to it.
+ *
+ * Context: may sleep; the target's jobs held.
+ * Return: 0; -ENOSPC where the first cluster has no room; -EINVAL where the
+ * header is not as it should be; another negative error.
+ */
+int qc_edit_relink(struct qc_image *img, const char *format, const char *name);
+
+/**
+ * qc_edit_grow() - make an image longer in memory
+ * @img: the image, being activated for a writer; readers may be active
+ * @bytes: new virtual size
+ *
+ * The L1 table becomes large enough, durably.  The size in the header stays:
+ * after a crash the image is as long as it was.
+ *
+ * Context: may sleep; state_lock.
+ * Return: 0 or a negative error.
+ */
+int qc_edit_grow(struct qc_image *img, u64 bytes);
+
+/**
+ * qc_edit_size() - write the size that an image has in memory to its header
+ * @img: the image, being written by the caller's target
+ *
+ * After a commit, durably.
+ *
+ * Context: may sleep; the target's jobs held.
+ * Return: 0 or a negative error.
+ */
+int qc_edit_size(struct qc_image *img);
+
+#endif /* DM_QCOW2_EDIT_H */

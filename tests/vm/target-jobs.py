@@ -1,0 +1,474 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the chain operations ask of the target: mirror, populate, relink, grow."""
+
+import contextlib
+import errno
+import os
+import random
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
+import blk  # noqa: E402
+import fixture as fx  # noqa: E402
+import ktap  # noqa: E402
+from fixture import KIB, MIB  # noqa: E402
+
+
+class Guest(threading.Thread):
+    """Writes, discards and zeroes at random, and keeps a model."""
+
+    def __init__(self, dev, model, seed, zeroes=True):
+        super().__init__()
+        self.dev = dev
+        self.model = model
+        self.rng = random.Random(seed)
+        self.zeroes = zeroes
+        self.done = False
+        self.error = None
+        self.count = 0
+
+    def one(self):
+        size = len(self.model)
+        length = self.rng.choice([1, 2, 8, 8, 64, 128, 300]) * 512
+        offset = self.rng.randint(0, (size - length) // 512) * 512
+        kind = self.rng.random()
+        if kind < 0.7 or not self.zeroes:
+            data = fx.pattern(f"g{self.count}", length)
+            self.dev.write(offset, data, fua=kind < 0.05)
+        else:
+            data = bytes(length)
+            (self.dev.punch if kind < 0.85 else self.dev.zeroout)(offset,
+                                                                   length)
+        self.model[offset:offset + length] = data
+        if kind > 0.98:
+            self.dev.flush()
+
+    def run(self):
+        try:
+            while not self.done:
+                self.one()
+                self.count += 1
+        except Exception as e:
+            self.error = e
+
+    def stop(self):
+        self.done = True
+        self.join()
+        if self.error:
+            raise self.error
+
+
+@contextlib.contextmanager
+def destination(chain, first, features=("yield", "error_if_no_space"),
+                length=None, backing=None):
+    """A second device, writable, over layers of a chain."""
+    layers = chain.layers[first:first + 1] + \
+        (chain.layers[first + 1:] if backing is None else backing)
+    words = [str(len(layers))]
+    for fmt, path in layers:
+        words += [fmt, chain.loops[path].dev, "-"]
+    words += [str(len(features)), *features]
+    dm = blk.Dm(chain.dm.name + "-d")
+    path = dm.create((length or chain.length) // 512, " ".join(words))
+    dev = blk.Device(path)
+    try:
+        yield dm, dev
+    finally:
+        dev.close()
+        dm.remove()
+
+
+def work(dm, verb, sectors, rest):
+    """Repeats a message over the whole device; returns sectors copied."""
+    pos = copied = 0
+    while pos < sectors:
+        done, n = map(int, dm.message(
+            f"{verb} {pos} {sectors - pos} {rest}").split())
+        pos += done
+        copied += n
+    return copied
+
+
+def in_threads(dm, verb, sectors, rest, threads=3):
+    """The same by several at once, each with a share."""
+    errors = []
+
+    def share(start, end):
+        try:
+            while start < end:
+                start += int(dm.message(
+                    f"{verb} {start} {end - start} {rest}").split()[0])
+        except Exception as e:
+            errors.append(e)
+
+    step = -(-sectors // threads)
+    team = [threading.Thread(target=share, args=(n, min(n + step, sectors)))
+            for n in range(0, sectors, step)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def raw(name, size, tag):
+    data = fx.pattern(tag, size)
+    with open(name, "wb") as f:
+        f.write(data)
+    return bytearray(data)
+
+
+def scatter(name, size, tag, count=12):
+    """Random contents in a qcow2 image, by QEMU."""
+    rng = random.Random(tag)
+    commands = []
+    for _ in range(count):
+        length = rng.randint(1, min(size // 512, 300)) * 512
+        offset = rng.randint(0, (size - length) // 512) * 512
+        kind = rng.choice(["write -P %d" % rng.randint(1, 255)] * 3 +
+                          ["write -z"])
+        commands.append(f"{kind} {offset} {length}")
+    fx.qemu_io(name, *commands)
+    fx.pad(name)
+
+
+def attach_writable(chain, index):
+    """The layer's loop device becomes a writable one."""
+    path = chain.layers[index][1]
+    fx.grow(path, 4 * chain.length + 64 * MIB)
+    chain.loops[path] = blk.Loop(path)
+
+
+# The active image, committed
+
+def commit_active(size, top, bottom):
+    """A chain of two; the guest writes on through all of it."""
+    chain_layers = [("qcow2", "top"),
+                    ("raw" if bottom is None else "qcow2", "base")]
+    if bottom is None:
+        raw("base", size, "base")
+    else:
+        fx.create("base", size, **bottom)
+        scatter("base", size, "base")
+    fx.create("top", size, backing="base", fmt=chain_layers[1][0], **top)
+    scatter("top", size, "top")
+    model = bytearray(fx.content("top"))
+    fx.grow("top", 4 * size + 64 * MIB)
+    chain = fx.Chain(chain_layers, size)
+    attach_writable(chain, 1)
+    dev = chain.open()
+    guest = Guest(dev, model, str(top))
+    try:
+        guest.start()
+        with destination(chain, 1) as (_, mirror):
+            chain.features = ["mirror", mirror.path]
+            chain.reload()
+            in_threads(chain.dm, "copy", size // 512, "1")
+            time.sleep(0.3)
+            mirror.flush()
+            chain.dm.message("final")
+            chain.features = []
+            chain.layers = chain_layers[1:]
+            chain.reload()
+            time.sleep(0.3)
+        guest.stop()
+        ktap.note(f"{guest.count} guest operations")
+        ktap.same_bytes(dev.read_all(), bytes(model), "after the pivot")
+    finally:
+        guest.done = True
+        guest.join()
+        chain.close()
+    if bottom is not None:
+        fx.check("base")
+    ktap.same_bytes(fx.content("base", chain_layers[1][0])[:size],
+                    bytes(model), "as QEMU reads the base")
+
+
+for top, bottom in (({"cluster_size": 65536}, {"cluster_size": 65536}),
+                    ({"cluster_size": 512}, {"cluster_size": 65536}),
+                    ({"cluster_size": 65536}, {"cluster_size": 512}),
+                    ({"cluster_size": 4096, "compat": "0.10"},
+                     {"cluster_size": 2097152, "compat": "0.10"}),
+                    ({"cluster_size": 65536}, None)):
+    ktap.case(f"commit of the active image: {top} into {bottom or 'raw'}",
+              commit_active, 6 * MIB + 1536, top, bottom)
+
+
+@ktap.test
+def both_ends_agree_on_overlapping_writes():
+    size = 2 * MIB
+    raw("base", size, "base")
+    fx.create("top", size, backing="base", fmt="raw")
+    with fx.opened([("qcow2", "top"), ("raw", "base")], size) as (chain, dev):
+        raw("copy", size, "copy")
+        chain.loops["copy"] = blk.Loop("copy")
+        chain.features = ["mirror", chain.loops["copy"].dev]
+        chain.reload()
+        # all of them in the same few sectors
+        guests = [Guest(dev, bytearray(64 * KIB), f"{n}", n % 2)
+                  for n in range(4)]
+        for guest in guests:
+            guest.one = lambda g=guest: overlapping(g)
+            guest.start()
+        for _ in range(20):
+            in_threads(chain.dm, "copy", size // 512, "2")
+        for guest in guests:
+            guest.stop()
+        have = dev.read_all()
+        chain.features = []
+        chain.reload()
+    ktap.same_bytes(fx.file_bytes("copy"), bytes(have), "the mirror")
+
+
+def overlapping(guest):
+    length = guest.rng.choice([1, 8, 16, 100]) * 512
+    offset = guest.rng.randint(0, (64 * KIB - length) // 512) * 512
+    if guest.zeroes and guest.rng.random() < 0.3:
+        guest.dev.punch(offset, length)
+    else:
+        guest.dev.write(offset, fx.pattern(
+            f"{guest.rng.random()}"[2:10], length))
+
+
+@ktap.test
+def a_mirror_that_fails():
+    size = 4 * MIB
+    fx.create("top", size)
+    with open("copy", "wb") as f:
+        os.truncate("copy", size)
+    with fx.opened([("qcow2", "top")], size) as (chain, dev):
+        loop = chain.loops["copy"] = blk.Loop("copy")
+        bad = blk.Dm("bad")
+        path = bad.create(size // 512, f"{loop.dev} 0", target="linear")
+        chain.features = ["mirror", path]
+        chain.reload()
+        dev.write(0, fx.pattern("one", 64 * KIB))
+        ktap.equal(chain.status()[-1], "mirror", "status")
+        bad.load(size // 512, "", target="error")
+        bad.resume()
+        events = chain.dm.event_nr()
+        dev.write(64 * KIB, fx.pattern("two", 64 * KIB))
+        dev.write(0, fx.pattern("three", 4 * KIB))
+        ktap.equal(chain.status()[-1], "mirror_failed", "status")
+        time.sleep(0.5)
+        ktap.check(chain.dm.event_nr() > events, "no dm event")
+        refused(lambda: chain.dm.message("final"), errno.EIO)
+        refused(lambda: work(chain.dm, "copy", size // 512, "1"), errno.EIO)
+        # A new table with the mirror, repaired
+        bad.load(size // 512, f"{loop.dev} 0", target="linear")
+        bad.resume()
+        chain.reload()
+        work(chain.dm, "copy", size // 512, "1")
+        chain.dm.message("final")
+        # From here on the guest hears of it
+        bad.load(size // 512, "", target="error")
+        bad.resume()
+        try:
+            dev.write(128 * KIB, bytes(512))
+            raise ktap.Failure("a write that the mirror lacks succeeded")
+        except OSError as e:
+            ktap.equal(e.errno, errno.EIO, "errno")
+        chain.features = []
+        chain.reload()
+        bad.remove()
+    ktap.same_bytes(fx.file_bytes("copy")[:128 * KIB],
+                    fx.content("top")[:128 * KIB], "the mirror")
+
+
+def refused(call, code):
+    try:
+        call()
+    except OSError as e:
+        ktap.equal(e.errno, code, "errno")
+        return
+    raise ktap.Failure("was not refused")
+
+
+@ktap.test
+def a_writer_that_does_not_yield_keeps_the_image():
+    size = 4 * MIB
+    fx.create("base", size)
+    fx.create("top", size, backing="base")
+    with fx.opened([("qcow2", "top"), ("qcow2", "base")], size) as (chain, _):
+        old = chain.loops["base"]
+        attach_writable(chain, 1)
+        chain.reload()
+        old.detach()
+        with destination(chain, 1, ["error_if_no_space"]) as (_, dev):
+            dev.write(0, fx.pattern("d", 4 * KIB))
+            other = blk.Dm("other")
+            refused(lambda: other.create(
+                size // 512, f"1 qcow2 {chain.loops['base'].dev} -"),
+                errno.EBUSY)
+            dev.write(4 * KIB, fx.pattern("e", 4 * KIB))
+
+
+@ktap.test
+def what_was_taken_over_is_written_no_more():
+    size = 4 * MIB
+    fx.create("base", size)
+    fx.grow("base", 32 * MIB)
+    loop = blk.Loop("base")
+    first, second = blk.Dm("first"), blk.Dm("second")
+    a = blk.Device(first.create(size // 512,
+                                f"1 qcow2 {loop.dev} - 1 yield"))
+    a.write(0, fx.pattern("a", 64 * KIB))
+    b = blk.Device(second.create(size // 512, f"1 qcow2 {loop.dev} -"))
+    refused(lambda: a.write(0, bytes(4096)), errno.EIO)
+    b.write(64 * KIB, fx.pattern("b", 64 * KIB))
+    ktap.equal(first.status().split()[0], "ro", "status")
+    a.close()
+    first.remove()
+    b.write(128 * KIB, fx.pattern("c", 64 * KIB))
+    b.close()
+    second.remove()
+    loop.detach()
+    fx.check("base")
+    ktap.same_bytes(fx.content("base")[:192 * KIB],
+                    fx.pattern("a", 64 * KIB) + fx.pattern("b", 64 * KIB) +
+                    fx.pattern("c", 64 * KIB), "contents")
+
+
+# Pull into the active image
+
+def populate(size, top, middle, middle_size, zeroes):
+    raw("base", size + MIB, "base")
+    fx.create("middle", middle_size, backing="base", fmt="raw", **middle)
+    scatter("middle", middle_size, "middle", 20)
+    fx.create("top", size, backing="middle", **top)
+    scatter("top", size, "top", 4)
+    model = bytearray(fx.content("top"))
+    layers = [("qcow2", "top"), ("qcow2", "middle"), ("raw", "base")]
+    with fx.opened(layers, size, ["explicit_zeroes"]) as (chain, dev):
+        guest = Guest(dev, model, str(top))
+        guest.start()
+        in_threads(chain.dm, "populate", size // 512, "2" + zeroes)
+        chain.dm.message("backing raw base")
+        chain.layers = [layers[0], layers[2]]
+        chain.features = []
+        chain.reload()
+        time.sleep(0.2)
+        guest.stop()
+        ktap.note(f"{guest.count} guest operations")
+        ktap.same_bytes(dev.read_all(), bytes(model), "after the pivot")
+    os.unlink("middle")
+    fx.check("top")
+    ktap.same_bytes(fx.content("top"), bytes(model), "as QEMU reads it")
+
+
+for top, middle, length, zeroes in (
+        ({"cluster_size": 65536}, {"cluster_size": 65536}, 6 * MIB, ""),
+        ({"cluster_size": 512}, {"cluster_size": 65536}, 3 * MIB, ""),
+        ({"cluster_size": 65536}, {"cluster_size": 512}, 3 * MIB + 512, ""),
+        ({"cluster_size": 65536, "compat": "0.10"}, {"cluster_size": 4096},
+         3 * MIB, ""),
+        ({"cluster_size": 4096}, {"cluster_size": 65536}, 5 * MIB,
+         " zeroes")):
+    ktap.case(f"populate: {top} from {middle} of {length}{zeroes}", populate,
+              5 * MIB + 512, top, middle, length, zeroes)
+
+
+@ktap.test
+def flatten():
+    size = 4 * MIB
+    raw("base", 3 * MIB, "base")
+    fx.create("top", size, backing="base", fmt="raw")
+    scatter("top", size, "top")
+    want = fx.content("top")
+    with fx.opened([("qcow2", "top"), ("raw", "base")], size,
+                   ["explicit_zeroes"]) as (chain, dev):
+        refused(lambda: chain.dm.message("populate 0 8 3"), errno.EINVAL)
+        refused(lambda: chain.dm.message("populate 8 99999999 2"),
+                errno.EINVAL)
+        work(chain.dm, "populate", size // 512, "2")
+        chain.dm.message("backing none")
+        chain.layers = chain.layers[:1]
+        chain.features = []
+        chain.reload()
+        ktap.same_bytes(dev.read_all(), want, "after the pivot")
+    os.unlink("base")
+    fx.check("top")
+    ktap.same_bytes(fx.content("top"), want, "as QEMU reads it")
+    ktap.check("backing" not in fx.qemu_img("info", "top"), "a backing file")
+
+
+# Growing
+
+def grow(size, old, options, below):
+    """Longer, over a base that has something there."""
+    raw("base", below, "base")
+    fx.create("image", old, backing="base", fmt="raw", **options)
+    scatter("image", old, "image")
+    want = fx.content("image") + bytes(size - old)
+    layers = [("qcow2", "image"), ("raw", "base")]
+    # Not finished: nothing has happened.
+    with fx.opened(layers, size, ["grow"], room=32 * MIB) as (chain, dev):
+        dev.write(size - 4096, fx.pattern("lost", 4096))
+    fx.check("image")
+    ktap.same_bytes(fx.content("image"), want[:old], "unfinished")
+    with fx.opened(layers, size, ["grow"], room=32 * MIB) as (chain, dev):
+        dev.punch(old, size - old)
+        chain.dm.message("resize")
+        ktap.same_bytes(dev.read_all(), want, "device")
+        dev.write(size - 4096, fx.pattern("new", 4096))
+    fx.check("image")
+    ktap.same_bytes(fx.content("image"),
+                    want[:size - 4096] + fx.pattern("new", 4096), "QEMU")
+
+
+for options in ({"cluster_size": 512}, {"cluster_size": 4096},
+                {"cluster_size": 65536}, {"cluster_size": 65536,
+                                          "compat": "0.10"},
+                {"cluster_size": 512, "refcount_bits": 64}):
+    ktap.case(f"grow: {options}", grow, 8 * MIB + 512, MIB + 1024, options,
+              6 * MIB)
+
+
+@ktap.test
+def messages_and_suspend():
+    """A suspend does not wait for a long job, and a job for no suspend."""
+    size = 64 * MIB
+    with open("base", "wb") as f:
+        for n in range(size // MIB):
+            f.write(fx.pattern(f"b{n}", MIB))
+    fx.create("top", size, backing="base", fmt="raw")
+    with fx.opened([("qcow2", "top"), ("raw", "base")], size,
+                   ["explicit_zeroes"]) as (chain, dev):
+        chain.dm.suspend(blk.Dm.NOFLUSH | blk.Dm.SKIP_LOCKFS)
+        refused(lambda: chain.dm.message("populate 0 8 2"), errno.EAGAIN)
+        chain.dm.resume()
+        stop = threading.Event()
+        longest = [0.0]
+
+        def suspends():
+            while not stop.is_set():
+                start = time.monotonic()
+                chain.dm.suspend(blk.Dm.NOFLUSH | blk.Dm.SKIP_LOCKFS)
+                chain.dm.resume()
+                longest[0] = max(longest[0], time.monotonic() - start)
+
+        thread = threading.Thread(target=suspends)
+        thread.start()
+        pos, end = 0, size // 512
+        while pos < end:
+            try:
+                pos += int(chain.dm.message(
+                    f"populate {pos} {end - pos} 2").split()[0])
+            except OSError as e:
+                ktap.equal(e.errno, errno.EAGAIN, "errno")
+        stop.set()
+        thread.join()
+        ktap.note(f"longest suspend and resume: {longest[0]:.2f} s")
+        ktap.check(longest[0] < 5, "a suspend took long")
+        ktap.equal(bytes(dev.read(size - 512, 512)),
+                   fx.pattern(f"b{size // MIB - 1}", MIB)[-512:], "content")
+    fx.check("top")
+
+
+if __name__ == "__main__":
+    fx.main()
