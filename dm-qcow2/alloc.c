@@ -541,11 +541,22 @@ static int ref_area(struct qc_image *img, u64 start, u64 count)
 	return 0;
 }
 
+/* Behind all clusters in use, where one refcount block counts them all. */
+static bool area_in_block(struct qc_image *img, u64 count, u64 *start)
+{
+	u64 last = img->hwm + count - 1;
+	u64 index = img->hwm >> img->h.refblock_bits;
+
+	*start = img->hwm;
+	return last < qc_image_clusters(img) && index < img->reftable_blocks &&
+		last >> img->h.refblock_bits == index && rt_read(img, index);
+}
+
 /*
  * The area begins where a refcount block that does not exist yet would count it,
  * and with the refcount blocks that it needs: these do not break it up then.
  */
-static int alloc_area(struct qc_image *img, u64 count, u64 *start)
+static int area_with_blocks(struct qc_image *img, u64 count, u64 *start)
 {
 	u64 per_block = 1ULL << img->h.refblock_bits;
 	u64 blocks = 0, index, i;
@@ -562,7 +573,7 @@ static int alloc_area(struct qc_image *img, u64 count, u64 *start)
 		if (err)
 			return err;
 	}
-	if ((index * per_block + blocks + count) > qc_image_clusters(img))
+	if (index * per_block + blocks + count > qc_image_clusters(img))
 		return -ENOSPC;
 	for (i = 0; i < blocks; i++) {
 		err = new_refblock(img, index + i, index * per_block + i);
@@ -570,21 +581,39 @@ static int alloc_area(struct qc_image *img, u64 count, u64 *start)
 			return err;
 	}
 	*start = index * per_block + blocks;
+	return ref_area(img, index * per_block, blocks);
+}
+
+static int alloc_area(struct qc_image *img, u64 count, u64 *start)
+{
+	int err;
+
+	if (!area_in_block(img, count, start)) {
+		err = area_with_blocks(img, count, start);
+		if (err)
+			return err;
+	}
 	if (holds_metadata(img, *start, count))
 		return -EIO;
 	note_used(img, *start + count);
-	return ref_area(img, index * per_block, blocks + count);
+	return ref_area(img, *start, count);
 }
 
 int qc_alloc_area(struct qc_image *img, u64 count, u64 *start)
 {
 	int err;
 
-	mutex_lock(&img->alloc_lock);
-	qc_image_refresh_size(img);
-	err = alloc_area(img, count, start);
-	mutex_unlock(&img->alloc_lock);
-	return err;
+	for (;;) {
+		mutex_lock(&img->alloc_lock);
+		qc_image_refresh_size(img);
+		err = qc_image_writable(img) ? alloc_area(img, count, start)
+					     : -EIO;
+		mutex_unlock(&img->alloc_lock);
+		if (err != -ENOMEM)
+			return err;
+		qc_commit_kick(img);
+		schedule_timeout_uninterruptible(1);
+	}
 }
 
 /* Change refcounts of adjacent clusters by -1; alloc_lock held. */

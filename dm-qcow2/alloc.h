@@ -66,13 +66,13 @@ int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run);
 
 /**
  * qc_alloc_area() - allocate adjacent clusters, however many
- * @img: the image, writable; nobody else allocates
+ * @img: the image, writable
  * @count: how many
  * @start: the first one
  *
  * Behind all that is in use.  Their contents are not defined.
  *
- * Context: may sleep; state_lock, while the image is activated.
+ * Context: may sleep; none of the image's locks held but state_lock.
  * Return: 0, -ENOSPC, -EIO; then some may leak.
  */
 int qc_alloc_area(struct qc_image *img, u64 count, u64 *start);

@@ -244,6 +244,11 @@ int qc_edit_grow(struct qc_image *img, u64 bytes)
 
 	if (bytes <= img->h.size)
 		return 0;
+	if (img->h.version < 3 && img->h.nb_snapshots) {
+		DMERR("%pg: snapshots of version 2 have the size of the image: it cannot grow",
+		      img->bdev);
+		return -EOPNOTSUPP;
+	}
 	if (entries > QCOW2_MAX_L1_BYTES / 8) {
 		DMERR("%pg: clusters of %u bytes are too small for an image of %llu bytes",
 		      img->bdev, img->h.cluster_size, bytes);
@@ -270,4 +275,42 @@ int qc_edit_size(struct qc_image *img)
 	if (!err)
 		img->disk_size = 0;
 	return err;
+}
+
+/* Retiring an image whose contents another one has */
+
+int qc_edit_retire_prepare(struct qc_image *img, struct qc_area *area)
+{
+	u64 bytes = (u64)img->h.l1_size * 8;
+	int err;
+
+	if (img->h.nb_snapshots) {
+		DMERR("%pg: internal snapshots need the backing file as it was",
+		      img->bdev);
+		return -EOPNOTSUPP;
+	}
+	area->count = DIV_ROUND_UP_ULL(bytes, img->h.cluster_size);
+	if (!area->count)
+		return 0;
+	err = qc_alloc_area(img, area->count, &area->start);
+	if (!err)
+		err = qc_alloc_zero_host(img,
+					 area->start << img->h.cluster_bits,
+					 area->count << img->h.cluster_bits);
+	/* Refcounts and zeroes, before the header refers to them */
+	if (!err)
+		err = qc_commit_barrier(img);
+	if (err)
+		area->count = 0;
+	return err;
+}
+
+int qc_edit_retire(struct qc_image *img, const struct qc_area *area)
+{
+	struct qcow2_header h = img->h;
+
+	if (!area->count)
+		return 0;
+	h.l1_table_offset = area->start << h.cluster_bits;
+	return edit_durably(img, &h, edit_l1);
 }

@@ -49,4 +49,37 @@ int qc_edit_grow(struct qc_image *img, u64 bytes);
  */
 int qc_edit_size(struct qc_image *img);
 
+/**
+ * struct qc_area - adjacent host clusters
+ * @start: the first one
+ * @count: how many; 0: none
+ */
+struct qc_area {
+	u64 start;
+	u64 count;
+};
+
+/**
+ * qc_edit_retire_prepare() - make an empty L1 table for an image
+ * @img: the image, being written by the caller's target
+ * @area: where it is; durable when this returns
+ *
+ * Context: may sleep; the target's jobs held.
+ * Return: 0 or a negative error.
+ */
+int qc_edit_retire_prepare(struct qc_image *img, struct qc_area *area);
+
+/**
+ * qc_edit_retire() - turn an image into an empty overlay of its backing file
+ * @img: the image; its writer has deactivated it, and nothing was written since
+ * @area: of qc_edit_retire_prepare()
+ *
+ * One block of the header, durable when this returns.  What the image had is
+ * leaked: it is about to be deleted.
+ *
+ * Context: may sleep; postsuspend.
+ * Return: 0 or a negative error.
+ */
+int qc_edit_retire(struct qc_image *img, const struct qc_area *area);
+
 #endif /* DM_QCOW2_EDIT_H */

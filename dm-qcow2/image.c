@@ -771,13 +771,16 @@ static int take_over(struct qc_image *img, struct qc_writer *writer)
 
 static int begin_writing(struct qc_image *img, struct qc_writer *writer)
 {
-	int err = img->writer ? take_over(img, writer) :
-		start_writing(img, writer);
+	int err;
 
-	if (!err && writer->grow_to)
+	if (img->writer)
+		return take_over(img, writer);
+	err = start_writing(img, writer);
+	if (!err && writer->grow_to) {
 		err = qc_edit_grow(img, writer->grow_to);
-	if (err && img->writer == writer)
-		stop_writing(img);
+		if (err)
+			stop_writing(img);
+	}
 	return err;
 }
 

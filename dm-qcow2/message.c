@@ -91,6 +91,21 @@ static int backing_message(struct qc_target *t, unsigned int argc, char **argv)
 	return qc_edit_relink(t->top, argv[0], argv[1]);
 }
 
+static int final_message(struct qc_target *t, unsigned int argc, char **argv)
+{
+	bool keep = argc == 1 && !strcmp(argv[0], "keep");
+	int err = 0;
+
+	if (!t->mirror || (argc && !keep))
+		return -EINVAL;
+	/* Only an overlay of the one image that the mirror writes can go. */
+	if (!keep && (!t->top || t->chain.nr < 2))
+		return -EINVAL;
+	if (!keep && !t->retired.count)
+		err = qc_edit_retire_prepare(t->top, &t->retired);
+	return err ? err : qc_mirror_final(t->mirror);
+}
+
 static int dispatch(struct qc_target *t, unsigned int argc, char **argv,
 		    char *result, unsigned int maxlen)
 {
@@ -98,8 +113,8 @@ static int dispatch(struct qc_target *t, unsigned int argc, char **argv,
 
 	if (!strcmp(word, "copy"))
 		return copy_message(t, argc - 1, argv + 1, result, maxlen);
-	if (!strcmp(word, "final") && argc == 1)
-		return t->mirror ? qc_mirror_final(t->mirror) : -EINVAL;
+	if (!strcmp(word, "final"))
+		return final_message(t, argc - 1, argv + 1);
 	/* The rest changes the top image. */
 	if (!t->top)
 		return -EINVAL;

@@ -148,6 +148,18 @@ int qc_mirror_final(struct qc_mirror *m)
 	return err;
 }
 
+bool qc_mirror_flush(struct qc_mirror *m)
+{
+	if (READ_ONCE(m->broken))
+		return false;
+	if (!blkdev_issue_flush(m->dev->bdev))
+		return READ_ONCE(m->final);
+	/* Not even after qc_mirror_final(): nobody is told of it otherwise. */
+	WRITE_ONCE(m->broken, true);
+	schedule_work(&m->event);
+	return false;
+}
+
 /* Ranges */
 
 static bool overlap(const struct qc_mirror_range *a,

@@ -89,6 +89,15 @@ bool qc_mirror_break(struct qc_mirror *m);
 int qc_mirror_final(struct qc_mirror *m);
 
 /**
+ * qc_mirror_flush() - make durable what the mirror has
+ * @m: the mirror; breaks where that fails
+ *
+ * Context: may sleep; postsuspend: nothing is in flight.
+ * Return: whether the mirror has all that the device has.
+ */
+bool qc_mirror_flush(struct qc_mirror *m);
+
+/**
  * qc_mirror_enter() - take a range
  * @m: the mirror
  * @range: the caller's, until qc_mirror_leave()

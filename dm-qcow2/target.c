@@ -324,11 +324,11 @@ static void set_writer(struct qc_target *t)
 	t->writer.revoke = revoke;
 }
 
-static void deactivate_layers(struct qc_target *t, u32 nr)
+static void deactivate_layers(struct qc_target *t, u32 first)
 {
 	u32 i;
 
-	for (i = 0; i < nr; i++)
+	for (i = first; i < t->chain.nr; i++)
 		if (t->chain.layer[i].img)
 			qc_image_deactivate(t->chain.layer[i].img,
 					    writer_of(t, i));
@@ -340,7 +340,7 @@ static void qc_free_target(struct qc_target *t)
 
 	/* Another target of the table failed to resume: no postsuspend came. */
 	if (t->active)
-		deactivate_layers(t, t->chain.nr);
+		deactivate_layers(t, 0);
 	qc_write_exit(t);
 	qc_mirror_destroy(t->mirror);
 	for (i = 0; i < t->chain.nr; i++) {
@@ -570,6 +570,26 @@ static void qc_presuspend_undo(struct dm_target *ti)
 	qc_write_resume(ti->private);
 }
 
+/*
+ * What the mirror has is durable before the next table counts on it: as its top
+ * image, or as a lower layer whose zeroes allow to drop clusters above.  If the
+ * mirror is to replace the top image, that one becomes an empty overlay of it:
+ * whoever opens it after a crash reads what the device had.
+ */
+static void suspend_mirror(struct qc_target *t)
+{
+	bool complete = qc_mirror_flush(t->mirror);
+	struct qc_area area = t->retired;
+
+	t->retired.count = 0;
+	deactivate_layers(t, 0);
+	if (!complete || !area.count || t->top->mode == QC_FAILED)
+		return;
+	if (qc_edit_retire(t->top, &area))
+		DMERR("%pg: cannot be made an empty overlay: do not use it again",
+		      t->top->bdev);
+}
+
 static void qc_postsuspend(struct dm_target *ti)
 {
 	struct qc_target *t = ti->private;
@@ -577,20 +597,31 @@ static void qc_postsuspend(struct dm_target *ti)
 	if (!t->active)
 		return;
 	t->active = false;
-	deactivate_layers(t, t->chain.nr);
+	if (t->mirror)
+		suspend_mirror(t);
+	else
+		deactivate_layers(t, 0);
 }
 
 static int activate(struct qc_target *t)
 {
+	struct qc_layer *top = &t->chain.layer[0];
 	int err = 0;
 	u32 i;
 
-	for (i = 0; i < t->chain.nr && !err; i++)
-		if (t->chain.layer[i].img)
-			err = qc_image_activate(t->chain.layer[i].img,
-						writer_of(t, i));
+	/*
+	 * The top one last: its writer may be another target, which is not
+	 * robbed of it for nothing.
+	 */
+	for (i = t->chain.nr; i > 0 && !err; i--)
+		if (t->chain.layer[i - 1].img)
+			err = qc_image_activate(t->chain.layer[i - 1].img,
+						writer_of(t, i - 1));
+	/* What it holds may have come through another device. */
+	if (!err && !t->top && t->writable)
+		err = blkdev_issue_flush(top->dev->bdev);
 	if (err) {
-		deactivate_layers(t, i - 1);
+		deactivate_layers(t, i + 1);
 		return err;
 	}
 	set_layer_sizes(t);
@@ -598,7 +629,7 @@ static int activate(struct qc_target *t)
 	if (!err)
 		err = check_blocks(t);
 	if (err)
-		deactivate_layers(t, t->chain.nr);
+		deactivate_layers(t, 0);
 	return err;
 }
 

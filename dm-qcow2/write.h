@@ -16,6 +16,7 @@
 #include <linux/workqueue.h>
 
 #include "chain.h"
+#include "edit.h"
 #include "mirror.h"
 
 struct dm_target;
@@ -37,6 +38,8 @@ struct qc_populate;
  *	an entry because the layers below read as zeroes
  * @grow: feature
  * @mirror: feature, or NULL
+ * @retired: empty L1 table for the top image, once its contents are in the
+ *	mirror and the device is suspended
  * @jobs: held for reading by messages at work, for writing by presuspend
  * @writer: what the top image knows of this target; not of a read-only one
  * @snapshot: feature, ID of the internal snapshot that is layer 0, or NULL
@@ -67,6 +70,7 @@ struct qc_target {
 	u64 zero_from;
 	struct qc_mirror *mirror;
 	struct rw_semaphore jobs;
+	struct qc_area retired;
 	struct qc_writer writer;
 	char *snapshot;
 	struct workqueue_struct *wq;

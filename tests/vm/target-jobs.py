@@ -187,6 +187,9 @@ def commit_active(size, top, bottom):
         fx.check("base")
     ktap.same_bytes(fx.content("base", chain_layers[1][0])[:size],
                     bytes(model), "as QEMU reads the base")
+    # Who opens the old name after a crash finds the same.
+    ktap.same_bytes(fx.content("top"), bytes(model), "as QEMU reads the top")
+    fx.qemu_img("check", "top", ok=(3,))
 
 
 for top, bottom in (({"cluster_size": 65536}, {"cluster_size": 65536}),
@@ -257,14 +260,15 @@ def a_mirror_that_fails():
         ktap.equal(chain.status()[-1], "mirror_failed", "status")
         time.sleep(0.5)
         ktap.check(chain.dm.event_nr() > events, "no dm event")
-        refused(lambda: chain.dm.message("final"), errno.EIO)
+        refused(lambda: chain.dm.message("final"), errno.EINVAL)
+        refused(lambda: chain.dm.message("final keep"), errno.EIO)
         refused(lambda: work(chain.dm, "copy", size // 512, "1"), errno.EIO)
         # A new table with the mirror, repaired
         bad.load(size // 512, f"{loop.dev} 0", target="linear")
         bad.resume()
         chain.reload()
         work(chain.dm, "copy", size // 512, "1")
-        chain.dm.message("final")
+        chain.dm.message("final keep")
         # From here on the guest hears of it
         bad.load(size // 512, "", target="error")
         bad.resume()
