@@ -290,6 +290,18 @@ int backing_of(const struct image *image, struct formats *formats, char **path,
 	return r;
 }
 
+char *backing_name(const struct image *image)
+{
+	struct link link = { NULL, NULL };
+
+	if (image->backing && parse_link(image, &link) < 0) {
+		free(link.name);
+		link.name = NULL;
+	}
+	free(link.format);
+	return link.name;
+}
+
 static int check_loop(const struct chain *chain)
 {
 	const struct image *last = &chain->layers[chain->count - 1];

@@ -87,6 +87,15 @@ int backing_of(const struct image *image, struct formats *formats, char **path,
 	       enum image_format *format);
 
 /**
+ * backing_name() - the file name in the backing link of an image
+ * @image: a qcow2 image
+ *
+ * Return: as it stands there, relative or not, without a protocol; NULL if there
+ * is none that can be used.  free() it.
+ */
+char *backing_name(const struct image *image);
+
+/**
  * backing_link() - how to write a link to an image into its overlay
  * @overlay: absolute path of the overlay
  * @backing: absolute path of the image

@@ -10,8 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool muted;
+
+void report_mute(bool mute)
+{
+	muted = mute;
+}
+
 static void print(const char *format, va_list args, const char *tail)
 {
+	if (muted)
+		return;
 	/* What was printed so far comes first where both go to one file. */
 	fflush(stdout);
 	vfprintf(stderr, format, args);
@@ -42,6 +51,8 @@ void report_warn(const char *format, ...)
 {
 	va_list args;
 
+	if (muted)
+		return;
 	fflush(stdout);
 	fputs("WARNING: ", stderr);
 	va_start(args, format);

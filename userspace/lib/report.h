@@ -10,6 +10,7 @@
 #define REPORT_H
 
 #include <json-c/json.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Exit codes, those of cryptsetup */
@@ -44,6 +45,9 @@ int report_errno(int error, const char *format, ...)
 
 /** report_warn() - a message about something that does not stop the command */
 void report_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/** report_mute() - say nothing of errors: they are expected, and do not matter */
+void report_mute(bool mute);
 
 /** report_memory() - say that memory is out.  Return: -ENOMEM */
 int report_memory(void);

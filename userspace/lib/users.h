@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who else uses an image?  Asked before an image is written or loses its
+ * meaning: what others have built on it would be damaged, and they would notice
+ * much later.
+ */
+#ifndef USERS_H
+#define USERS_H
+
+#include "chain.h"
+
+/**
+ * users_check() - refuse to harm images that others use
+ * @chain: the chain that is changed; a device that shows exactly this chain is
+ *	no other user
+ * @victims: images that are written, or do not read right afterwards
+ * @count: of @victims
+ * @search_dirs: directories to search for overlays, with all below them, besides
+ *	those of the images of @chain
+ * @ndirs: of @search_dirs
+ * @force: overlays that were found are named, but do not stop it
+ *
+ * Users are: open devices of ours, programs that hold QEMU's locks, images whose
+ * backing link leads to a victim. All are named.
+ *
+ * Return: 0; -EBUSY, reported, if there are others; or another error, reported.
+ */
+int users_check(const struct chain *chain, const struct image *const *victims,
+		unsigned int count, const char *const *search_dirs,
+		unsigned int ndirs, bool force);
+
+#endif /* USERS_H */
