@@ -90,6 +90,8 @@ static const struct command commands[] = {
 	  "wait until a job is over" },
 	{ "cancel", cmd_cancel, 1, 1, { 0 }, "NAME|IMAGE",
 	  "stop a job; the chain is valid then" },
+	{ "tree", cmd_tree, 1, 1, { 0 }, "DIRECTORY|IMAGE|NAME",
+	  "draw which image stands on which" },
 };
 
 #define COMMAND_COUNT	(sizeof(commands) / sizeof(commands[0]))

@@ -108,25 +108,29 @@ static void scan_entry(const struct scan *scan, const char *path,
 		scan_file(scan, path, &st);
 }
 
+static int no_dots(const struct dirent *entry)
+{
+	return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+}
+
 static int scan_level(const struct scan *scan, const char *path,
 		      unsigned int depth)
 {
 	bool root = !strcmp(path, "/");
-	struct dirent *entry;
+	struct dirent **entries;
+	int count, i;
 	char *inside;
-	DIR *dir;
 
-	dir = opendir(path);
-	if (!dir)
+	count = scandir(path, &entries, no_dots, alphasort);
+	if (count < 0)
 		return -errno;
-	while ((entry = readdir(dir))) {
-		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
-			continue;
-		inside = text("%s/%s", root ? "" : path, entry->d_name);
+	for (i = 0; i < count; i++) {
+		inside = text("%s/%s", root ? "" : path, entries[i]->d_name);
 		scan_entry(scan, inside, depth);
 		free(inside);
+		free(entries[i]);
 	}
-	closedir(dir);
+	free(entries);
 	return 0;
 }
 
