@@ -42,6 +42,10 @@ static bool visit(const char *name, void *data)
 
 	if (!device_load(name, &device))
 		return false;
+	if (dm_uuid_is(&device.dm, DM_UUID_JOB)) {
+		device_free(&device);
+		return false;
+	}
 	if (all)
 		json_object_array_add(all, describe(&device));
 	else

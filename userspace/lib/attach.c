@@ -487,6 +487,25 @@ void attach_prune(void)
 	loop_marks_prune(loop_is_ours);
 }
 
+static bool is_leaving(const struct loop *loop, void *data)
+{
+	struct image_user user;
+
+	(void)data;
+	return (loop->kind == LOOP_READ || loop->kind == LOOP_WRITE) &&
+		!device_uses(&loop->id, false, &user);
+}
+
+void attach_settle(void)
+{
+	int tries;
+
+	for (tries = 0; tries < GONE_TRIES && loop_each(is_leaving, NULL);
+	     tries++)
+		usleep(GONE_MSEC * 1000);
+	attach_prune();
+}
+
 bool attach_wait_gone(const struct image_id *id, enum loop_kind kind)
 {
 	struct loop loop;

@@ -97,6 +97,12 @@ void attach_release(struct attachment *attachment, bool used);
  */
 void attach_prune(void);
 
+/**
+ * attach_settle() - wait a little until loop devices that no device uses are
+ * gone, and prune
+ */
+void attach_settle(void);
+
 /** attach_wait_gone() - wait a little until no loop of a kind is over an image */
 bool attach_wait_gone(const struct image_id *id, enum loop_kind kind);
 

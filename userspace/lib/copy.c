@@ -191,13 +191,14 @@ static int begin_next(struct engine *engine)
 	int r = 0;
 
 	if (!piece->length) {
-		r = copy->next(copy->data, piece);
+		r = copy->next(copy->walk, piece);
 		engine->ended = !piece->length;
 	}
 	if (r < 0 || engine->ended)
 		return r;
 	if (copy->pace)
-		r = copy->pace(copy->data, request_length(piece));
+		r = copy->pace(copy->data,
+			       piece->zero ? 0 : request_length(piece));
 	if (r < 0)
 		return r;
 	slot = idle_slot(engine);

@@ -30,15 +30,18 @@ struct copy_piece {
  * @to: path of the destination
  * @next: gives the next piece, of any length; pieces do not overlap.  Returns 0
  *	or an error, reported.
- * @pace: asked before each request for its bytes; may wait.  Returns 0, or an
- *	error (-ECANCELED), reported, that ends the copy.  May be NULL.
- * @data: for them
+ * @pace: asked before each request, for its bytes if it is data, for none if it
+ *	is zeroes; may wait.  Returns 0, or an error, reported, or -ECANCELED,
+ *	unreported, that ends the copy.  May be NULL.
+ * @walk: for @next
+ * @data: for @pace
  */
 struct copy {
 	const char *from;
 	const char *to;
-	int (*next)(void *data, struct copy_piece *piece);
+	int (*next)(void *walk, struct copy_piece *piece);
 	int (*pace)(void *data, uint64_t bytes);
+	void *walk;
 	void *data;
 };
 

@@ -172,6 +172,12 @@ static void parse_features(struct device *device, char *words)
 			strsep(&words, " ");
 			continue;
 		}
+		if (!strcmp(word, "mirror"))
+			strsep(&words, " ");
+		if (!strcmp(word, "mirror") || !strcmp(word, "explicit_zeroes")) {
+			device->job_features = true;
+			continue;
+		}
 		if (!*word)
 			continue;
 		longer = text("%s %s", device->features, word);

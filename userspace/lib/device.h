@@ -30,9 +30,11 @@ struct device_layer {
  * @sectors: its size
  * @layers: top first
  * @count: of @layers
- * @features: words of the table behind the layers without zero_from, each with
- *	a blank before it
+ * @features: words of the table behind the layers, each with a blank before it;
+ *	without zero_from, and without those that belong to a job
  * @feature_words: number of those words
+ * @job_features: there are features that belong to a job: mirror,
+ *	explicit_zeroes
  */
 struct device {
 	char name[DM_NAME_MAX];
@@ -42,6 +44,7 @@ struct device {
 	unsigned int count;
 	char *features;
 	unsigned int feature_words;
+	bool job_features;
 };
 
 /**

@@ -21,13 +21,13 @@ bool kernel_status_read(const char *name, struct kernel_status *status)
 		return false;
 	words = sscanf(line, "%31s %" SCNu64 " %63s %" SCNu64 " %" SCNu64 "/%"
 		       SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64
-		       " %63s", status->mode, &status->cluster_sectors, space,
+		       " %63s %31s", status->mode, &status->cluster_sectors, space,
 		       &status->dirty, &status->memory_kib,
 		       &status->memory_limit_kib, &status->commits,
 		       &status->allocated, &status->copied, &status->layers,
-		       status->reason);
+		       status->reason, status->mirror);
 	free(line);
-	if (words != 11)
+	if (words != 12)
 		return false;
 	status->has_space = sscanf(space, "%" SCNu64 "/%" SCNu64,
 				   &status->used_clusters,

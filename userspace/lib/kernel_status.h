@@ -24,6 +24,7 @@
  * @copied: clusters copied or filled so far
  * @layers: number of layers
  * @reason: "-", or why the mode is not what was asked for
+ * @mirror: "-", "mirror" or "mirror_failed"
  */
 struct kernel_status {
 	char mode[32];
@@ -39,6 +40,7 @@ struct kernel_status {
 	uint64_t copied;
 	uint64_t layers;
 	char reason[64];
+	char mirror[32];
 };
 
 /**

@@ -141,13 +141,15 @@ int message_backing(const char *name, const char *link, const char *format)
 	return r;
 }
 
-int message_resize(const char *name, uint64_t sectors)
+int message_resize(const char *name)
 {
-	char *message = text("resize %" PRIu64, sectors);
-	int r = send_reported(name, message, "grow the image");
+	return send_reported(name, "resize", "grow the image");
+}
 
-	free(message);
-	return r;
+int message_final(const char *name, bool keep)
+{
+	return send_reported(name, keep ? "final keep" : "final",
+			     "rely on the mirror");
 }
 
 /**

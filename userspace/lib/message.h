@@ -33,13 +33,21 @@ int message_send(const char *name, const char *message, char *reply,
 int message_backing(const char *name, const char *link, const char *format);
 
 /**
- * message_resize() - make the top image longer
+ * message_resize() - make the size last that an image has by the feature grow
  * @name: device
- * @sectors: virtual size to be
  *
  * Return: 0 or an error, reported.
  */
-int message_resize(const char *name, uint64_t sectors);
+int message_resize(const char *name);
+
+/**
+ * message_final() - the mirror is about to replace the device
+ * @name: device
+ * @keep: the top image stays what it is; else it becomes an empty overlay
+ *
+ * Return: 0, or an error, reported: the mirror has failed.
+ */
+int message_final(const char *name, bool keep);
 
 /**
  * struct sweep - a message that works through a device, range by range

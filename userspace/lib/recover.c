@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "attach.h"
+#include "jobdev.h"
 #include "newimage.h"
 #include "report.h"
 #include "state.h"
@@ -359,6 +360,8 @@ int recover(void)
 	if (r < 0)
 		return r;
 	journal_clear();
+	/* What it cannot clean stands in nobody's way but that device's. */
+	jobdev_clean(NULL);
 	attach_prune();
 	device_state_prune(same_device);
 	return 0;
@@ -405,6 +408,13 @@ int begin_look(void)
 		state_unlock();
 	}
 	return 0;
+}
+
+void end_change(void)
+{
+	recover();
+	wait_tails_gone();
+	attach_settle();
 }
 
 static bool visit_tail(const char *name, void *data)

@@ -64,6 +64,13 @@ int recover(void);
 int begin_change(bool needs_dm);
 
 /**
+ * end_change() - clear what is stray, and wait until it is gone
+ *
+ * The end of a command that took devices apart; the lock is still held.
+ */
+void end_change(void);
+
+/**
  * begin_look() - start of a command that only looks
  *
  * Recovers too, unless another command is at work for longer. The lock is not

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Merging the image that a device writes to.
+ */
+#include "active.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "dest.h"
+#include "job.h"
+#include "jobdev.h"
+#include "message.h"
+#include "mirror.h"
+#include "pivot.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+#include "tally.h"
+#include "trim.h"
+
+/* The new top goes on in the file that was made longer for the job. */
+static int note_top(struct live *live, struct dest *dest)
+{
+	uint64_t length = dest->file ? dest->floor : NO_LENGTH;
+
+	free(dest->file);
+	dest->file = NULL;
+	live_forget(live, 0, 1);
+	return live_save(live, length);
+}
+
+/* From here on the device is where it was to get to. */
+static int take_over(struct live *live, struct dest *dest,
+		     const struct mirror *mirror)
+{
+	struct json_object *old = device_state_load(live->device.name);
+	int r;
+
+	job_finishing();
+	r = mirror_replace(mirror, live->device.layers + 1,
+			   live->device.count - 1);
+	if (!r)
+		r = note_top(live, dest);
+	if (!r)
+		r = jobdev_remove("to");
+	if (!r && old)
+		trim_top_of(old);
+	json_object_put(old);
+	return r < 0 ? r : live_refresh(live);
+}
+
+static int prepare_commit(struct live *live, struct dest *dest)
+{
+	uint64_t size = live->chain.layers[0].size;
+	int r;
+
+	r = dest_attach(dest, size);
+	return r < 0 ? r : dest_create(dest, live->device.layers + 2,
+				       live->device.count - 2, size, " yield");
+}
+
+int active_commit(struct live *live)
+{
+	struct mirror mirror = { .live = live, .layers = 1 };
+	struct dest dest;
+	int r;
+
+	dest_init(&dest, live, 1);
+	r = prepare_commit(live, &dest);
+	mirror.path = dest.path;
+	if (!r)
+		r = mirror_run(&mirror);
+	if (!r)
+		r = take_over(live, &dest, &mirror);
+	if (r < 0) {
+		jobdev_clean(live->subject);
+		dest_trim(&dest);
+	}
+	dest_free(&dest);
+	return r;
+}
+
+/* A discard must not uncover what is about to go. */
+static int start_pull(struct live *live)
+{
+	const struct device *device = &live->device;
+	struct pivot pivot = pivot_same(device);
+	char *features;
+	int r;
+
+	features = text("%s explicit_zeroes", device->features);
+	pivot.features = features;
+	pivot.feature_words++;
+	r = pivot_run(device, &pivot);
+	free(features);
+	return r < 0 ? r : live_refresh(live);
+}
+
+static int populate(struct live *live, unsigned int last)
+{
+	char layers[16];
+	struct sweep sweep = {
+		.name = live->device.name,
+		.verb = "populate",
+		.tail = layers,
+		.sectors = live->device.sectors,
+		.pace = tally_sweep,
+	};
+	int r, locked;
+
+	snprintf(layers, sizeof(layers), "%u", last + 1);
+	state_unlock();
+	r = sweep_run(&sweep);
+	locked = begin_change(true);
+	if (!r && !locked && job_cancelled())
+		r = -ECANCELED;
+	if (!r && !locked)
+		r = live_refresh(live);
+	return r < 0 ? r : locked;
+}
+
+static int relink_top(struct live *live, unsigned int to)
+{
+	enum image_format format = FORMAT_UNKNOWN;
+	char *link = NULL;
+	int r;
+
+	if (live_is_linked(live, 0, to))
+		return 0;
+	if (to < live->chain.count) {
+		link = live_link(live, 0, to);
+		format = live->chain.layers[to].format;
+	}
+	r = live_relink(live, 0, link, format);
+	free(link);
+	return r;
+}
+
+static int pull(struct live *live, unsigned int last)
+{
+	int r;
+
+	r = start_pull(live);
+	if (!r)
+		r = populate(live, last);
+	if (r < 0)
+		return r;
+	job_finishing();
+	return relink_top(live, last + 1);
+}
+
+int active_pull(struct live *live, unsigned int last)
+{
+	int r = 0;
+
+	/* A job that was killed may have come as far as the link. */
+	if (!live_is_linked(live, 0, last + 1))
+		r = pull(live, last);
+	if (!r)
+		r = live_drop(live, 1, last, NO_LAYER);
+	if (r < 0)
+		jobdev_clean(live->subject);
+	return r;
+}

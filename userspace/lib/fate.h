@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What an operation on a chain is going to do, or has done, to each image: the
+ * plan that --dry-run prints, and the result.
+ */
+#ifndef FATE_H
+#define FATE_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+
+/**
+ * enum fate - what becomes of an image
+ * @FATE_READ: it is read
+ * @FATE_WRITTEN: it is written
+ * @FATE_INVALID: it does not read right any more
+ * @FATE_UNNEEDED: it is not part of the chain any more, and still reads right
+ * @FATE_DELETED: its file goes
+ */
+enum fate {
+	FATE_READ,
+	FATE_WRITTEN,
+	FATE_INVALID,
+	FATE_UNNEEDED,
+	FATE_DELETED,
+};
+
+/** fate_new() - nothing so far */
+struct json_object *fate_new(const char *operation);
+
+/** fate_add() - an image */
+void fate_add(struct json_object *plan, enum fate fate, const char *path);
+
+/** fate_link() - a backing link that is changed; @link is NULL for none */
+void fate_link(struct json_object *plan, const char *path, const char *link);
+
+/** fate_plan() - print all of it, before; puts it */
+void fate_plan(struct json_object *plan, bool json);
+
+/** fate_delete() - delete the files that are to go */
+void fate_delete(struct json_object *plan);
+
+/** fate_tell() - print what became of the images; puts it */
+void fate_tell(struct json_object *plan, bool json);
+
+#endif /* FATE_H */

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Temporary devices of jobs.
+ */
+#include "jobdev.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <linux/major.h>
+#include <sys/sysmacros.h>
+
+#include "attach.h"
+#include "job.h"
+#include "kernel_status.h"
+#include "loop.h"
+#include "pivot.h"
+#include "report.h"
+
+/* UUID "QCOW2-JOB-x", name "qcow2-job-x" */
+#define NAME_PREFIX	"qcow2-job-"
+
+void jobdev_name(const char *role, char name[DM_NAME_MAX])
+{
+	char uuid[JOB_UUID_MAX];
+
+	job_uuid(role, uuid);
+	snprintf(name, DM_NAME_MAX, NAME_PREFIX "%s",
+		 uuid + strlen(DM_UUID_JOB));
+}
+
+char *jobdev_path(const char *role)
+{
+	char name[DM_NAME_MAX];
+
+	jobdev_name(role, name);
+	return text("/dev/mapper/%s", name);
+}
+
+int jobdev_create(const char *role, const struct device_layer *layers,
+		  unsigned int count, uint64_t sectors, bool read_only,
+		  uint64_t zero_from, const char *features, unsigned int words)
+{
+	struct dm_segment segment = {
+		.length = sectors,
+		.target = "qcow2",
+	};
+	char name[DM_NAME_MAX], uuid[JOB_UUID_MAX];
+	int r;
+
+	jobdev_name(role, name);
+	job_uuid(role, uuid);
+	segment.params = device_params(layers, count, zero_from, features,
+				       words);
+	r = dm_create(name, uuid, read_only, &segment, 1);
+	free(segment.params);
+	return r;
+}
+
+int jobdev_finish(const char *role)
+{
+	struct kernel_status status;
+	char name[DM_NAME_MAX];
+	int r;
+
+	jobdev_name(role, name);
+	r = dm_suspend(name);
+	if (r < 0)
+		return r;
+	if (kernel_status_read(name, &status) && kernel_status_clean(&status))
+		return 0;
+	return report_fail(EIO, "Not everything could be written (%s, %s).",
+			   status.mode, status.reason);
+}
+
+static int remove_device(const char *name)
+{
+	int r = dm_remove(name, false);
+
+	if (r == -EBUSY)
+		r = report_fail(EBUSY, "Device %s is in use.", name);
+	dm_drop_node(name);
+	return r;
+}
+
+int jobdev_remove(const char *role)
+{
+	char name[DM_NAME_MAX];
+
+	jobdev_name(role, name);
+	return dm_query(name).exists ? remove_device(name) : 0;
+}
+
+/**
+ * struct cleaning - a look at all devices
+ * @subject: as for jobdev_clean()
+ * @error: the last one
+ */
+struct cleaning {
+	const char *subject;
+	int error;
+};
+
+/* Is a layer's block device a loop device that holds the locks of a writer? */
+static bool on_writable_loop(const struct device_layer *layer)
+{
+	struct loop loop;
+	bool writable;
+
+	if (major(layer->device) != LOOP_MAJOR ||
+	    !loop_open(minor(layer->device), &loop))
+		return false;
+	writable = loop.kind == LOOP_WRITE;
+	loop_close(&loop);
+	return writable;
+}
+
+static bool has_job(const char *name)
+{
+	struct job_record record;
+	bool running;
+
+	if (!job_load(name, &record))
+		return false;
+	running = job_running(&record);
+	job_free(&record);
+	return running;
+}
+
+static int attach_layer(struct device_layer *layer,
+			struct attachment *attachment)
+{
+	struct image image;
+	int r;
+
+	r = image_open(layer->path, layer->format, &image);
+	if (!r)
+		r = attach_read(&image, true, attachment);
+	if (!r)
+		layer->device = attachment->device;
+	image_close(&image);
+	return r;
+}
+
+static int load_without(const struct device *device,
+			struct device_layer *layers)
+{
+	struct pivot pivot = pivot_same(device);
+
+	pivot.layers = layers;
+	return pivot_run(device, &pivot);
+}
+
+static int restore(const struct device *device)
+{
+	struct attachment *attached = NULL;
+	struct device_layer *layers = NULL;
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < device->count; i++) {
+		layers = grow_array(layers, i, sizeof(*layers));
+		attached = grow_array(attached, i, sizeof(*attached));
+		layers[i] = device->layers[i];
+		attached[i] = attach_empty();
+		if (!r && i && on_writable_loop(&layers[i]))
+			r = attach_layer(&layers[i], &attached[i]);
+	}
+	if (!r)
+		r = load_without(device, layers);
+	for (i = 0; i < device->count; i++)
+		attach_release(&attached[i], !r);
+	free(attached);
+	free(layers);
+	return r;
+}
+
+static bool needs_restore(const struct device *device)
+{
+	unsigned int i;
+
+	for (i = 1; i < device->count; i++) {
+		if (on_writable_loop(&device->layers[i]))
+			return true;
+	}
+	return device->job_features;
+}
+
+static int clean_live(const struct device *device)
+{
+	struct job_record record;
+	int r = 0;
+
+	/* Killed between the load and the resume */
+	if (device->dm.loaded && job_load(device->name, &record)) {
+		r = dm_clear(device->name);
+		job_free(&record);
+	}
+	return r < 0 || !needs_restore(device) ? r : restore(device);
+}
+
+static bool visit_live(const char *name, void *data)
+{
+	struct cleaning *cleaning = data;
+	struct device device;
+	bool own = cleaning->subject && !strcmp(cleaning->subject, name);
+	int r = 0;
+
+	if (!device_load(name, &device))
+		return false;
+	if (!dm_uuid_is(&device.dm, DM_UUID_JOB) && (own || !has_job(name)))
+		r = clean_live(&device);
+	device_free(&device);
+	if (r < 0)
+		cleaning->error = r;
+	return false;
+}
+
+/* All devices of one job have the process in common. */
+static bool is_own(const char *uuid)
+{
+	char own[JOB_UUID_MAX];
+
+	job_uuid("", own);
+	return !strncmp(uuid, own, strlen(own));
+}
+
+static bool visit_temporary(const char *name, void *data)
+{
+	struct cleaning *cleaning = data;
+	struct dm_state state = dm_query(name);
+	int r;
+
+	if (!state.exists || !dm_uuid_is(&state, DM_UUID_JOB))
+		return false;
+	if (job_uuid_alive(state.uuid) &&
+	    !(cleaning->subject && is_own(state.uuid)))
+		return false;
+	r = remove_device(name);
+	if (r < 0)
+		cleaning->error = r;
+	return false;
+}
+
+int jobdev_clean(const char *subject)
+{
+	struct cleaning cleaning = { .subject = subject };
+
+	/* A table with a mirror holds the mirror. */
+	dm_each(visit_live, &cleaning);
+	dm_each(visit_temporary, &cleaning);
+	return cleaning.error;
+}
