@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "chain.h"
+#include "job.h"
 
 /**
  * struct arguments - a command line, taken apart
@@ -22,9 +23,26 @@
  * @backing: -b
  * @backing_format: -F
  * @options: -o
+ * @top: --top
+ * @base: --base
+ * @into: --into
+ * @image_format: --format
+ * @dry_run: --dry-run
+ * @delete_files: --delete
+ * @keep: --keep
+ * @down: --down
+ * @up: --up
+ * @unsafe: -u
+ * @shallow: --shallow
+ * @pivot: --pivot
+ * @finish: --finish
+ * @force: --force
+ * @search: --search, each
+ * @nsearch: number of @search
+ * @job: --json, --detach, --bandwidth
  */
 struct arguments {
-	const char *words[2];
+	const char *words[3];
 	bool json;
 	bool read_only;
 	bool partitions;
@@ -35,6 +53,23 @@ struct arguments {
 	const char *backing;
 	const char *backing_format;
 	const char *options;
+	const char *top;
+	const char *base;
+	const char *into;
+	const char *image_format;
+	bool dry_run;
+	bool delete_files;
+	bool keep;
+	bool down;
+	bool up;
+	bool unsafe;
+	bool shallow;
+	bool pivot;
+	bool finish;
+	bool force;
+	const char **search;
+	unsigned int nsearch;
+	struct job_options job;
 };
 
 /* All return 0 or a negative errno, reported. */
@@ -45,6 +80,7 @@ int cmd_status(struct arguments *args);
 int cmd_info(struct arguments *args);
 int cmd_create(struct arguments *args);
 int cmd_snapshot(struct arguments *args);
+int cmd_commit(struct arguments *args);
 int cmd_jobs(struct arguments *args);
 int cmd_wait(struct arguments *args);
 int cmd_cancel(struct arguments *args);

@@ -28,6 +28,25 @@ enum option_id {
 	OPT_NO_GROW,
 	OPT_BACKING_CHAIN,
 	OPT_EXISTING,
+	OPT_TOP,
+	OPT_BASE,
+	OPT_INTO,
+	OPT_IMAGE_FORMAT,
+	OPT_DRY_RUN,
+	OPT_DELETE,
+	OPT_KEEP,
+	OPT_DOWN,
+	OPT_UP,
+	OPT_UNSAFE = 'u',
+	OPT_SHALLOW = 512,
+	OPT_PIVOT,
+	OPT_FINISH,
+	OPT_FORCE,
+	OPT_SEARCH,
+	OPT_BANDWIDTH,
+	OPT_DETACH,
+	/* No option: stands for chain_options */
+	OPT_CHAIN,
 };
 
 static const struct option options[] = {
@@ -41,6 +60,22 @@ static const struct option options[] = {
 	{ "no-grow", no_argument, NULL, OPT_NO_GROW },
 	{ "backing-chain", no_argument, NULL, OPT_BACKING_CHAIN },
 	{ "existing", no_argument, NULL, OPT_EXISTING },
+	{ "top", required_argument, NULL, OPT_TOP },
+	{ "base", required_argument, NULL, OPT_BASE },
+	{ "into", required_argument, NULL, OPT_INTO },
+	{ "format", required_argument, NULL, OPT_IMAGE_FORMAT },
+	{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
+	{ "delete", no_argument, NULL, OPT_DELETE },
+	{ "keep", no_argument, NULL, OPT_KEEP },
+	{ "down", no_argument, NULL, OPT_DOWN },
+	{ "up", no_argument, NULL, OPT_UP },
+	{ "shallow", no_argument, NULL, OPT_SHALLOW },
+	{ "pivot", no_argument, NULL, OPT_PIVOT },
+	{ "finish", no_argument, NULL, OPT_FINISH },
+	{ "force", no_argument, NULL, OPT_FORCE },
+	{ "search", required_argument, NULL, OPT_SEARCH },
+	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
+	{ "detach", no_argument, NULL, OPT_DETACH },
 	{ }
 };
 
@@ -64,6 +99,16 @@ struct command {
 	const char *what;
 };
 
+/* What all commands take that merge or copy images */
+static const int chain_options[] = {
+	OPT_FORMAT, OPT_FORCE, OPT_SEARCH, OPT_DRY_RUN, OPT_BANDWIDTH,
+	OPT_DETACH,
+};
+
+static const char chain_usage[] =
+	"\n             [--force] [--search DIR] [--dry-run] [--bandwidth BYTES]\n"
+	"             [--detach] [--backing-format IMAGE=FORMAT]";
+
 static const struct command commands[] = {
 	{ "open", cmd_open, 2, 2,
 	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW },
@@ -85,6 +130,10 @@ static const struct command commands[] = {
 	  "NAME|IMAGE OVERLAY [--existing] [--no-grow]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on writing in OVERLAY; what was written so far stays as it is" },
+	{ "commit", cmd_commit, 1, 1,
+	  { OPT_TOP, OPT_BASE, OPT_DELETE, OPT_CHAIN },
+	  "NAME|IMAGE [--top IMAGE] [--base IMAGE] [--delete]",
+	  "merge the images from --top down into --base" },
 	{ "jobs", cmd_jobs, 0, 0, { 0 }, "", "list what is under way" },
 	{ "wait", cmd_wait, 1, 1, { 0 }, "NAME|IMAGE",
 	  "wait until a job is over" },
@@ -96,6 +145,21 @@ static const struct command commands[] = {
 
 #define COMMAND_COUNT	(sizeof(commands) / sizeof(commands[0]))
 
+static bool is_among(const int *list, unsigned int count, int option)
+{
+	while (count--) {
+		if (list[count] == option)
+			return true;
+	}
+	return false;
+}
+
+static bool lists(const struct command *command, int option)
+{
+	return is_among(command->options,
+			sizeof(command->options) / sizeof(int), option);
+}
+
 static void print_help(void)
 {
 	unsigned int i;
@@ -104,8 +168,10 @@ static void print_help(void)
 	     "\n"
 	     "Makes block devices of qcow2 images.\n");
 	for (i = 0; i < COMMAND_COUNT; i++)
-		printf("  %s %s\n        %s\n", commands[i].name,
-		       commands[i].usage, commands[i].what);
+		printf("  %s %s%s\n        %s\n", commands[i].name,
+		       commands[i].usage, lists(&commands[i], OPT_CHAIN) ?
+		       chain_usage : "",
+		       commands[i].what);
 	puts("\n"
 	     "  --json      print JSON\n"
 	     "  --help      print this text\n"
@@ -129,15 +195,72 @@ static const struct command *find_command(const char *name)
 
 static bool takes(const struct command *command, int option)
 {
-	unsigned int i;
+	return option == OPT_JSON || lists(command, option) ||
+		(lists(command, OPT_CHAIN) &&
+		 is_among(chain_options, sizeof(chain_options) / sizeof(int),
+			  option));
+}
 
-	if (option == OPT_JSON)
-		return true;
-	for (i = 0; i < sizeof(command->options) / sizeof(int); i++) {
-		if (command->options[i] == option)
-			return true;
+static bool *chain_flag(struct arguments *args, int option)
+{
+	switch (option) {
+	case OPT_DRY_RUN:
+		return &args->dry_run;
+	case OPT_DELETE:
+		return &args->delete_files;
+	case OPT_KEEP:
+		return &args->keep;
+	case OPT_DOWN:
+		return &args->down;
+	case OPT_UP:
+		return &args->up;
+	case OPT_UNSAFE:
+		return &args->unsafe;
+	case OPT_SHALLOW:
+		return &args->shallow;
+	case OPT_PIVOT:
+		return &args->pivot;
+	case OPT_FINISH:
+		return &args->finish;
+	case OPT_DETACH:
+		return &args->job.detach;
+	default:
+		return &args->force;
 	}
-	return false;
+}
+
+static void add_search(struct arguments *args, const char *directory)
+{
+	args->search = grow_array(args->search, args->nsearch,
+				  sizeof(*args->search));
+	args->search[args->nsearch++] = directory;
+}
+
+/* Those of the commands that merge or copy images */
+static int set_chain_option(struct arguments *args, int option)
+{
+	switch (option) {
+	case OPT_TOP:
+		args->top = optarg;
+		break;
+	case OPT_BASE:
+		args->base = optarg;
+		break;
+	case OPT_INTO:
+		args->into = optarg;
+		break;
+	case OPT_IMAGE_FORMAT:
+		args->image_format = optarg;
+		break;
+	case OPT_SEARCH:
+		add_search(args, optarg);
+		break;
+	case OPT_BANDWIDTH:
+		return job_bandwidth(optarg, &args->job.bandwidth);
+	default:
+		*chain_flag(args, option) = true;
+	}
+	return 0;
 }
 
 static int set_option(struct arguments *args, int option)
@@ -145,6 +268,7 @@ static int set_option(struct arguments *args, int option)
 	switch (option) {
 	case OPT_JSON:
 		args->json = true;
+		args->job.json = true;
 		break;
 	case OPT_READ_ONLY:
 		args->read_only = true;
@@ -172,6 +296,8 @@ static int set_option(struct arguments *args, int option)
 		break;
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
+	default:
+		return set_chain_option(args, option);
 	}
 	return 0;
 }
@@ -188,7 +314,7 @@ static int parse(int argc, char **argv, struct arguments *args,
 {
 	int seen[32], count = 0, option, words, i, r = 0;
 
-	while (!r && (option = getopt_long(argc, argv, "hVb:F:o:", options,
+	while (!r && (option = getopt_long(argc, argv, "hVb:F:o:u", options,
 					   NULL)) != -1) {
 		if (option == '?')
 			return usage_error();
@@ -265,6 +391,7 @@ int main(int argc, char **argv)
 	if (!r && command)
 		r = command->run(&args);
 	formats_free(&args.formats);
+	free(args.search);
 	if (fflush(stdout) == EOF && !r)
 		r = report_errno(errno, "Cannot write the result");
 	return report_exit_code(r);

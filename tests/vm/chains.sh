@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# For tests of operations on chains: makes chains of all kinds, and compares.
+
+# Options of the images, one kind of chain a line: NAME, FORMAT of the base, then
+# for base sn1 sn2 sn3 active the options of qemu-img, "size=" among them.
+# Further options of the format join by one more line.
+CHAIN_KINDS="
+plain qcow2 size=24M size=24M size=24M size=24M size=24M
+mixed qcow2 cluster_size=4k,size=24M cluster_size=2M,size=24M cluster_size=512,size=24M cluster_size=64k,size=24M cluster_size=16k,size=24M
+shorter qcow2 size=24M cluster_size=4k,size=15001600 size=20M cluster_size=8k,size=17M size=24M
+growing qcow2 size=9M size=12M,cluster_size=32k size=15M size=20M size=24M
+old qcow2 compat=0.10,size=24M compat=0.10,size=24M compat=0.10,size=20M size=24M compat=0.10,size=24M
+raw raw size=24M cluster_size=32k,size=24M size=24M cluster_size=4k,size=24M size=24M
+raw-short raw size=10000384 size=24M size=24M cluster_size=2M,size=24M size=24M
+"
+
+# kinds: the names of all kinds
+kinds()
+{
+	awk 'NF { print $1 }' <<<"$CHAIN_KINDS"
+}
+
+# is_short KIND: does it have layers of different lengths? QEMU exposes there
+# what a shorter layer hides.
+is_short()
+{
+	case $1 in
+	shorter | growing | raw-short) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
+# random FROM TO: a number, a multiple of 512; follows from $RANDOM's seed
+random()
+{
+	echo $((($1 + (RANDOM << 15 | RANDOM) % ($2 - $1)) / 512 * 512))
+}
+
+# fill IMAGE FORMAT SIZE PATTERN: writes, zeroes and discards here and there
+fill()
+{
+	local commands=() i offset length
+
+	for i in 1 2 3 4 5 6 7 8; do
+		offset=$(random 0 $(($3 - 512)))
+		length=$(random 512 400000)
+		[ $((offset + length)) -le "$3" ] || length=$(($3 / 512 * 512 - offset))
+		case $i in
+		7) commands+=(-c "write -z $offset $length") ;;
+		8) commands+=(-c "discard $offset $length") ;;
+		*) commands+=(-c "write -P $(($4 + i)) $offset $length") ;;
+		esac
+	done
+	qemu-io -f "$2" "${commands[@]}" "$1" >/dev/null
+}
+
+size_of()
+{
+	qemu-img info -U -f "$2" --output=json "$1" | jq '."virtual-size"'
+}
+
+# chain KIND: makes base sn1 sn2 sn3 active, without a suffix.
+chain()
+{
+	local line image below='' format below_format options i=0
+
+	RANDOM=42
+	line=$(grep "^$1 " <<<"$CHAIN_KINDS")
+	read -r _ format options <<<"$line"
+	for image in base sn1 sn2 sn3 active; do
+		local option=${options%% *}
+		options=${options#* }
+		local size=${option##*size=}
+		option=${option%size=*}
+		option=${option%,}
+		# shellcheck disable=SC2086 # none, or one with its flag
+		qemu-img create -q -f "$format" ${option:+-o $option} \
+			${below:+-b $below -F $below_format} "$image" "$size"
+		fill "$image" "$format" "$(size_of "$image" "$format")" $((i * 10 + 1))
+		below=$image below_format=$format format=qcow2
+		i=$((i + 1))
+	done
+}
+
+# copy_chain TO FROM: copies the chain from one directory to another
+copy_chain()
+{
+	mkdir -p "$1"
+	(cd "$2" && cp --sparse=always base sn1 sn2 sn3 active "$OLDPWD/$1/")
+}
+
+# contents IMAGE FORMAT: the checksum of what an image reads.
+contents()
+{
+	qemu-img convert -U -f "$2" -O raw "$1" contents.raw 2>/dev/null ||
+		qemu-img convert -f "$2" -O raw "$1" contents.raw
+	sha256sum <contents.raw
+	rm -f contents.raw
+}
+
+# device_contents NAME
+device_contents()
+{
+	dd if="/dev/mapper/$1" bs=1M iflag=direct status=none | sha256sum
+}
+
+# check_images IMAGE...: qcow2 images must be sound.
+check_images()
+{
+	local image
+
+	for image; do
+		qemu-img check -q -f qcow2 "$image" || {
+			qemu-img check -f qcow2 "$image" || true
+			die "qemu-img check $image"
+		}
+	done
+}
+
+# backing IMAGE: its link
+backing()
+{
+	qemu-img info -U -f qcow2 --output=json "$1" |
+		jq -r '."backing-filename" // "none"'
+}
+
+exits()
+{
+	local code=$1 regex=$2 said got=0
+
+	shift 2
+	said=$("$@" 2>&1) || got=$?
+	echo "$ $* -> $got: $said"
+	equal "$got" "$code" "exit code of $*"
+	matches "$said" "$regex" "message of $*"
+}
+
+# nothing_left: no device, no loop, no state
+nothing_left()
+{
+	wait_for 5 no_loops
+	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
+	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
+}
+
+no_loops()
+{
+	[ -z "$(losetup -n -O BACK-FILE)" ]
+}
+
+layers()
+{
+	qcow2setup status "$1" --json | jq -r '.layers[].image' |
+		sed 's,.*/,,' | xargs
+}

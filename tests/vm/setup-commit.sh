@@ -1,0 +1,144 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# qcow2setup commit: all ranges of chains of all kinds, open and closed, beside
+# qemu-img commit; under a busy guest; killed.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=chains.sh
+. "$(dirname "$0")/chains.sh"
+
+# Top and base of each range below the active image, and the image above
+RANGES="
+sn3 base active
+sn2 base sn3
+sn1 base sn2
+sn2 sn1 sn3
+sn3 sn2 active
+sn3 sn1 active
+"
+
+format_of()
+{
+	if [ "$1" = base ]; then
+		case $2 in
+		raw*) echo raw ;;
+		*) echo qcow2 ;;
+		esac
+	else
+		echo qcow2
+	fi
+}
+
+# check_range KIND TOP BASE ABOVE: after a commit; the chain as it was is before/
+check_range()
+{
+	local kind=$1 top=$2 base=$3 above=$4 image format
+
+	format=$(format_of "$base" "$kind")
+	equal "$(contents active qcow2)" "$(<sum)" "contents, $kind $top..$base"
+	equal "$(backing "$above")" "$base" "link of $above"
+	for image in base sn1 sn2 sn3 active; do
+		if [ "$image" != "$base" ] && [ "$image" != "$above" ]; then
+			cmp "$image" "before/$image"
+		elif [ "$(format_of "$image" "$kind")" = qcow2 ]; then
+			check_images "$image"
+		fi
+	done
+	is_short "$kind" && return
+	copy_chain qemu before
+	(cd qemu && qemu-img commit -q -d -b "$base" "$top")
+	equal "$(contents "$base" "$format")" \
+		"$(cd qemu && contents "$base" "$format")" \
+		"as qemu-img commit, $kind $top..$base"
+	rm -r qemu
+}
+
+# commit_ranges KIND open|closed [TOP..BASE...]
+commit_ranges()
+{
+	local kind=$1 how=$2 top base above
+
+	shift 2
+	chain "$kind"
+	contents active qcow2 >sum
+	copy_chain before .
+	while read -r top base above; do
+		[ -n "$top" ] || continue
+		[ $# = 0 ] || [[ " $* " = *" $top..$base "* ]] || continue
+		echo "== $kind $how $top..$base"
+		"commit_$how" "$top" "$base"
+		check_range "$kind" "$top" "$base" "$above"
+		copy_chain . before
+	done <<<"$RANGES"
+	nothing_left
+}
+
+commit_open()
+{
+	local before
+
+	qcow2setup open ./active vm
+	before=$(device_contents vm)
+	qcow2setup commit vm --top "$1" --base "$2"
+	equal "$(device_contents vm)" "$before" "contents of the device"
+	qcow2setup close vm
+}
+
+commit_closed()
+{
+	qcow2setup commit ./active --top "$1" --base "$2"
+}
+
+test_open_plain()
+{
+	commit_ranges plain open sn3..base sn1..base
+}
+
+test_open_mixed()
+{
+	commit_ranges mixed open
+}
+
+test_open_shorter()
+{
+	commit_ranges shorter open
+}
+
+test_open_growing()
+{
+	commit_ranges growing open sn3..base sn2..sn1
+}
+
+test_open_old()
+{
+	commit_ranges old open sn3..base sn2..sn1
+}
+
+test_open_raw()
+{
+	commit_ranges raw open sn3..base sn1..base
+}
+
+test_open_raw_short()
+{
+	commit_ranges raw-short open sn3..base sn1..base
+}
+
+test_closed_mixed()
+{
+	commit_ranges mixed closed sn3..base sn2..base sn3..sn2
+}
+
+test_closed_shorter()
+{
+	commit_ranges shorter closed sn3..base sn2..sn1
+}
+
+test_closed_raw_short()
+{
+	commit_ranges raw-short closed sn3..base
+}
+
+main "$@"

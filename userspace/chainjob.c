@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Commands that collapse layers of a chain.
+ */
+#include "chainjob.h"
+
+#include "recover.h"
+#include "state.h"
+
+int chain_job(struct arguments *args, const char *operation,
+	      int (*run)(const struct arguments *args,
+			 struct collapse *collapse))
+{
+	struct live live = { 0 };
+	struct collapse collapse = {
+		.live = &live,
+		.operation = operation,
+		.force = args->force,
+		.remove = args->delete_files,
+		.dry_run = args->dry_run,
+		.json = args->json,
+		.search = args->search,
+		.nsearch = args->nsearch,
+		.job = args->job,
+	};
+	int r;
+
+	r = begin_change(true);
+	if (!r)
+		r = live_open(args->words[0], &args->formats, &live);
+	if (!r)
+		r = run(args, &collapse);
+	live_close(&live);
+	end_change();
+	state_unlock();
+	return r;
+}
