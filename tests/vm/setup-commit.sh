@@ -141,4 +141,55 @@ test_closed_raw_short()
 	commit_ranges raw-short closed sn3..base
 }
 
+# commit_active KIND BASE...: the chain's device goes on in BASE.
+commit_active()
+{
+	local kind=$1 base before
+
+	shift
+	chain "$kind"
+	copy_chain before .
+	for base; do
+		echo "== $kind active into $base"
+		qcow2setup open ./active vm
+		before=$(device_contents vm)
+		qcow2setup commit vm --base "$base"
+		equal "$(device_contents vm)" "$before" "contents"
+		equal "$(layers vm | cut -d' ' -f1)" "$base" "top"
+		# The old top is an empty overlay of the new one.
+		equal "$(backing active)" "$base" "link of the old top"
+		qemu-io -f raw -c 'write -P 99 1M 1M' /dev/mapper/vm >/dev/null
+		before=$(device_contents vm)
+		qcow2setup close vm
+		qcow2setup open "./$base" vm --backing-format \
+			"$base=$(format_of "$base" "$kind")"
+		equal "$(device_contents vm | head -c 64)" \
+			"$(head -c 64 <<<"$before")" "contents of $base"
+		qcow2setup close vm
+		[ "$(format_of "$base" "$kind")" = raw ] || check_images "$base"
+		copy_chain . before
+	done
+	nothing_left
+}
+
+test_active_plain()
+{
+	commit_active plain sn3 base
+}
+
+test_active_mixed()
+{
+	commit_active mixed sn3 sn2
+}
+
+test_active_growing()
+{
+	commit_active growing base sn2
+}
+
+test_active_raw()
+{
+	commit_active raw-short base
+}
+
 main "$@"

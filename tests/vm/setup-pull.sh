@@ -1,0 +1,127 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# qcow2setup pull, flatten, delete: chains of all kinds, open and closed.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=chains.sh
+. "$(dirname "$0")/chains.sh"
+
+# check_pull INTO LINK: after a pull; the chain as it was is before/
+check_pull()
+{
+	local image
+
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	equal "$(backing "$1")" "$2" "link of $1"
+	check_images "$1"
+	for image in base sn1 sn2 sn3 active; do
+		[ "$image" = "$1" ] || cmp "$image" "before/$image"
+	done
+}
+
+# pull KIND open|closed INTO BASE LINK...: BASE is - for none
+pull()
+{
+	local kind=$1 how=$2 into base args before
+
+	shift 2
+	chain "$kind"
+	contents active qcow2 >sum
+	copy_chain before .
+	while [ $# -gt 0 ]; do
+		into=$1 base=$2
+		shift 2
+		echo "== $kind $how $into over $base"
+		args=(--into "$into")
+		[ "$base" = - ] || args+=(--base "$base")
+		if [ "$how" = open ]; then
+			qcow2setup open ./active vm
+			before=$(device_contents vm)
+			qcow2setup pull vm "${args[@]}"
+			equal "$(device_contents vm)" "$before" "device"
+			qcow2setup close vm
+		else
+			qcow2setup pull ./active "${args[@]}"
+		fi
+		check_pull "$into" "${base/-/none}"
+		copy_chain . before
+	done
+	nothing_left
+}
+
+test_open_mixed()
+{
+	pull mixed open sn3 base sn2 base active sn1 active -
+}
+
+test_open_shorter()
+{
+	pull shorter open sn3 sn1 sn3 - active base active -
+}
+
+test_open_old()
+{
+	pull old open sn2 - active -
+}
+
+test_open_raw()
+{
+	pull raw-short open sn1 - active base
+}
+
+test_closed_mixed()
+{
+	pull mixed closed active base active - sn3 sn1
+}
+
+test_closed_shorter()
+{
+	pull shorter closed active base active - sn3 sn1
+}
+
+test_delete()
+{
+	chain mixed
+	contents active qcow2 >sum
+	copy_chain before .
+	qcow2setup open ./active vm
+	exits 1 'merged --down only' qcow2setup delete vm active
+	exits 1 'merged --up only' qcow2setup delete vm 'vm[4]' --down
+	qcow2setup delete vm 'vm[2]'
+	fails test -e sn2
+	equal "$(layers vm)" "active sn3 sn1 base" "layers"
+	qcow2setup delete vm sn1 --down --keep
+	equal "$(layers vm)" "active sn3 base" "layers"
+	cmp sn1 before/sn1
+	qcow2setup close vm
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	qcow2setup delete ./active sn3 --up
+	fails test -e sn3
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	check_images active base
+	nothing_left
+}
+
+# A snapshot's contents come from the backing file as well.
+test_internal_snapshots()
+{
+	chain plain
+	qemu-img snapshot -c one sn2
+	qemu-img snapshot -c one active
+	contents active qcow2 >sum
+	qcow2setup open ./active vm
+	exits 4 'internal snapshots' qcow2setup pull vm --into sn2
+	exits 4 'internal snapshots' qcow2setup commit vm --top sn2 --base base
+	exits 4 'internal snapshots' qcow2setup flatten vm
+	exits 4 'internal snapshots' qcow2setup commit vm
+	qcow2setup commit vm --top sn3 --base sn2
+	equal "$(layers vm)" "active sn2 sn1 base" "layers"
+	qcow2setup close vm
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	check_images sn2 active
+	nothing_left
+}
+
+main "$@"
