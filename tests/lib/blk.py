@@ -113,7 +113,10 @@ class Dm:
         self.name = name
         self.control = os.open("/dev/mapper/control", os.O_RDWR)
 
-    def _ioctl(self, cmd, flags=0, data=b"", targets=0, size=16384, event=0):
+    # Python lets other threads run during an ioctl with a buffer of this size.
+    SMALL = 1024
+
+    def _ioctl(self, cmd, flags=0, data=b"", targets=0, size=SMALL, event=0):
         size = max(size, self.SIZE + len(data))
         buf = bytearray(size)
         struct.pack_into(self.HEADER, buf, 0, 4, 0, 0, size, self.SIZE,
@@ -161,7 +164,7 @@ class Dm:
         self._ioctl(self.SUSPEND_CMD, flags)
 
     def status(self, flags=0):
-        buf = self._ioctl(self.TABLE, flags)
+        buf = self._ioctl(self.TABLE, flags, size=16384)
         start = self.SIZE + 40
         return buf[start:buf.index(0, start)].decode()
 
