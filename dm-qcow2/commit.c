@@ -15,26 +15,15 @@ module_param(commit_interval_ms, uint, 0644);
 MODULE_PARM_DESC(commit_interval_ms,
 		 "How long changed metadata may wait for a commit, in ms");
 
-enum flush_phase {
-	FLUSH_1A = 1,
-	FLUSH_1B = 2,
-	FLUSH_2 = 4,
-};
-
 #ifdef DM_QCOW2_FAULTS
 static unsigned int skip_flush;
 module_param(skip_flush, uint, 0644);
 MODULE_PARM_DESC(skip_flush,
-		 "Crash tests only: flushes of the commit to leave out");
+		 "Crash tests only: flushes to leave out");
 
-static bool flush_left_out(enum flush_phase phase)
+bool qc_flush_left_out(enum qc_flush phase)
 {
 	return READ_ONCE(skip_flush) & phase;
-}
-#else
-static bool flush_left_out(enum flush_phase phase)
-{
-	return false;
 }
 #endif
 
@@ -224,16 +213,16 @@ static int write_blocks(struct qc_image *img, struct qc_commit *c,
 	return blk_status_to_errno(READ_ONCE(c->status));
 }
 
-static int flush(struct qc_image *img, enum flush_phase phase)
+static int flush(struct qc_image *img, enum qc_flush phase)
 {
-	return flush_left_out(phase) ? 0 : blkdev_issue_flush(img->bdev);
+	return qc_flush_left_out(phase) ? 0 : blkdev_issue_flush(img->bdev);
 }
 
 static int phase_1a(struct qc_image *img, struct qc_commit *c)
 {
 	int err = write_blocks(img, c, QC_RB, c->header ? QC_RT : QC_RB);
 
-	return err ? err : flush(img, FLUSH_1A);
+	return err ? err : flush(img, QC_FLUSH_1A);
 }
 
 static int phase_1b(struct qc_image *img, struct qc_commit *c)
@@ -244,7 +233,7 @@ static int phase_1b(struct qc_image *img, struct qc_commit *c)
 		return 0;
 	err = c->header ? qc_image_write_header(img, &c->h)
 			: write_blocks(img, c, QC_RT, QC_RT);
-	return err ? err : flush(img, FLUSH_1B);
+	return err ? err : flush(img, QC_FLUSH_1B);
 }
 
 static int phase_2(struct qc_image *img, struct qc_commit *c)
@@ -254,7 +243,7 @@ static int phase_2(struct qc_image *img, struct qc_commit *c)
 	if (list_empty(&c->blocks[QC_L2]) && list_empty(&c->blocks[QC_L1]))
 		return 0;
 	err = write_blocks(img, c, QC_L2, QC_L1);
-	return err ? err : flush(img, FLUSH_2);
+	return err ? err : flush(img, QC_FLUSH_2);
 }
 
 static bool nothing_to_do(const struct qc_commit *c)

@@ -27,6 +27,24 @@
 struct qc_image;
 struct work_struct;
 
+/* The flushes that a crash must not find missing; for tests. */
+enum qc_flush {
+	QC_FLUSH_1A = 1,
+	QC_FLUSH_1B = 2,
+	QC_FLUSH_2 = 4,
+	QC_FLUSH_MIRROR = 8,
+};
+
+#ifdef DM_QCOW2_FAULTS
+/** qc_flush_left_out() - is this flush to be left out? */
+bool qc_flush_left_out(enum qc_flush phase);
+#else
+static inline bool qc_flush_left_out(enum qc_flush phase)
+{
+	return false;
+}
+#endif
+
 /**
  * qc_commit_schedule() - metadata has changed: commit within the interval
  * @img: the image

@@ -7,6 +7,7 @@
 #include <linux/dm-kcopyd.h>
 #include <linux/slab.h>
 
+#include "commit.h"
 #include "write.h"
 #include "zero.h"
 
@@ -152,7 +153,8 @@ bool qc_mirror_flush(struct qc_mirror *m)
 {
 	if (READ_ONCE(m->broken))
 		return false;
-	if (!blkdev_issue_flush(m->dev->bdev))
+	if (qc_flush_left_out(QC_FLUSH_MIRROR) ||
+	    !blkdev_issue_flush(m->dev->bdev))
 		return READ_ONCE(m->final);
 	/* Not even after qc_mirror_final(): nobody is told of it otherwise. */
 	WRITE_ONCE(m->broken, true);
