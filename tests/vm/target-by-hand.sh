@@ -134,13 +134,14 @@ test_fio_jobs_512_byte_clusters()
 	fio_jobs 512
 }
 
-# Overlays are put under a device while fio writes and verifies.
+# Overlays are put under a device while fio writes and verifies. A checksum costs
+# an emulated CPU ten times as much as a comparison.
 test_live_snapshots_under_fio()
 {
 	local n
 
 	image layer0 64M
-	grown layer0 256M
+	grown layer0 80M
 	layers="qcow2:$(attach layer0)"
 	dmsetup create vm --table "$(table 64 "$layers")"
 	fio_verify live --rw=randwrite --bsrange=4k-64k --size=48M \
@@ -150,23 +151,25 @@ test_live_snapshots_under_fio()
 		sleep 1
 		qemu-img create -q -f qcow2 -u -b layer$((n - 1)) -F qcow2 \
 			"layer$n" 64M
-		grown "layer$n" 256M
+		grown "layer$n" 80M
 		layers="qcow2:$(attach "layer$n") $layers"
 		# shellcheck disable=SC2086 # one layer a word
 		dmsetup load vm --table "$(table 64 $layers)"
 		dmsetup resume vm
-		sha256sum layer$((n - 1)) >>sums
+		cp --sparse=always layer$((n - 1)) frozen$((n - 1))
 	done
 	wait "$fio"
-	sha256sum -c --quiet sums
-	sha256sum </dev/mapper/vm >device
+	for n in 0 1 2; do
+		cmp "layer$n" "frozen$n"
+	done
+	dd if=/dev/mapper/vm of=device bs=1M conv=sparse status=none
 	dmsetup remove vm
 	losetup -D
 	for n in 0 1 2 3; do
 		qemu-img check "layer$n"
 	done
 	qemu-img convert -O raw layer3 flat
-	equal "$(sha256sum <flat)" "$(cat device)" "the chain as QEMU reads it"
+	cmp flat device
 }
 
 # A device of 8 MiB for an image of 64 MiB.
