@@ -13,6 +13,7 @@ there.
 
 import argparse
 import concurrent.futures
+import fcntl
 import os
 import random
 import subprocess
@@ -23,6 +24,8 @@ import traceback
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 import blk  # noqa: E402
 from options import MIB, SECTOR, Options  # noqa: E402
+
+TOKEN = 16  # bytes of a seed in the queue
 
 
 class Mismatch(Exception):
@@ -395,14 +398,25 @@ def run_seed(token, args, name):
     return result == "ok"
 
 
-def worker(number, args):
-    """Every args.jobs-th seed. A device that failed may stay: go on beside."""
+def worker(number, args, queue):
+    """Takes seeds until none is left. A device that failed may stay: go on
+    beside it."""
     failures = 0
-    for token in args.tokens[number::args.jobs]:
+    while token := os.read(queue, TOKEN):
         name = f"diff-{failures}-{number}"
-        if not run_seed(token, args, name):
+        if not run_seed(token.decode().strip(), args, name):
             failures += 1
     return failures
+
+
+def queue_of(tokens):
+    """A pipe from which whoever is free reads the next token."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, max(1 << 16, TOKEN * len(tokens)))
+    for token in tokens:
+        os.write(writer, token.encode().ljust(TOKEN))
+    os.close(writer)
+    return reader
 
 
 def main():
@@ -414,7 +428,7 @@ def main():
     parser.add_argument("scratch")
     args = parser.parse_args()
     with open(os.path.join(args.share, "list")) as f:
-        args.tokens = f.read().split()
+        queue = queue_of(f.read().split())
     subprocess.run(["modprobe", "-a", "loop", "nbd" if args.device == "nbd"
                     else "dm_mod"], check=True)
     os.makedirs("/run/lock", exist_ok=True)  # qemu-nbd's
@@ -422,7 +436,7 @@ def main():
     for number in range(args.jobs):
         pid = os.fork()
         if not pid:
-            os._exit(1 if worker(number, args) else 0)
+            os._exit(1 if worker(number, args, queue) else 0)
         children.append(pid)
     codes = [os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in children]
     sys.exit(1 if any(codes) else 0)
