@@ -84,6 +84,8 @@ int cmd_commit(struct arguments *args);
 int cmd_pull(struct arguments *args);
 int cmd_flatten(struct arguments *args);
 int cmd_delete(struct arguments *args);
+int cmd_copy(struct arguments *args);
+int cmd_rebase(struct arguments *args);
 int cmd_jobs(struct arguments *args);
 int cmd_wait(struct arguments *args);
 int cmd_cancel(struct arguments *args);

@@ -105,7 +105,7 @@ static int populate(struct live *live, unsigned int last)
 		.name = live->device.name,
 		.verb = "populate",
 		.tail = layers,
-		.sectors = live->device.sectors,
+		.end = live->device.sectors,
 		.pace = tally_sweep,
 	};
 	int r, locked;

@@ -8,8 +8,10 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "report.h"
@@ -278,6 +280,20 @@ int copy_run(const struct copy *copy)
 		close(engine.to);
 	for (i = 0; i < DEPTH; i++)
 		free(engine.slots[i].buf);
+	return r;
+}
+
+int copy_zero(const char *path, uint64_t start, uint64_t end)
+{
+	uint64_t range[2] = { start, end - start };
+	int fd, r = 0;
+
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s", path);
+	if (ioctl(fd, BLKZEROOUT, range) < 0)
+		r = report_errno(errno, "Cannot write zeroes to %s", path);
+	close(fd);
 	return r;
 }
 

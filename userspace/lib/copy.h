@@ -17,11 +17,13 @@
  * @start: bytes, the same on both devices; whole logical blocks, as @length is
  * @length: bytes, 0 at the end
  * @zero: write zeroes; else copy
+ * @compare: it may be equal already; to the engine that is all the same
  */
 struct copy_piece {
 	uint64_t start;
 	uint64_t length;
 	bool zero;
+	bool compare;
 };
 
 /**
@@ -54,6 +56,16 @@ struct copy {
  * Return: 0 or an error, reported.
  */
 int copy_run(const struct copy *copy);
+
+/**
+ * copy_zero() - write zeroes to a range
+ * @path: a block device
+ * @start: bytes
+ * @end: bytes; where the range ends
+ *
+ * Return: 0 or an error, reported.
+ */
+int copy_zero(const char *path, uint64_t start, uint64_t end);
 
 /**
  * copy_flush() - make durable what was written to a block device

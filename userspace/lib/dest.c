@@ -5,11 +5,8 @@
 #include "dest.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "copy.h"
@@ -125,20 +122,6 @@ static uint64_t zero_from(const struct dest *dest)
 		device_sectors_of(dest->floor);
 }
 
-static int zero_range(const char *path, uint64_t start, uint64_t end)
-{
-	uint64_t range[2] = { start, end - start };
-	int fd, r = 0;
-
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return report_errno(errno, "Cannot open %s", path);
-	if (ioctl(fd, BLKZEROOUT, range) < 0)
-		r = report_errno(errno, "Cannot write zeroes to %s", path);
-	close(fd);
-	return r;
-}
-
 /* What is behind its end is zeroed before it is part of the image. */
 static int grow_qcow2(struct dest *dest, uint64_t size)
 {
@@ -146,8 +129,8 @@ static int grow_qcow2(struct dest *dest, uint64_t size)
 	char name[DM_NAME_MAX];
 	int r;
 
-	r = zero_range(dest->path, round_up(image_of(dest)->size, 512),
-		       end * 512);
+	r = copy_zero(dest->path, round_up(image_of(dest)->size, 512),
+		      end * 512);
 	if (r < 0)
 		return r;
 	jobdev_name("to", name);

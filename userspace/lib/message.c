@@ -169,12 +169,12 @@ struct sweeper {
 /* Return: false if there is none left. */
 static bool take_range(struct sweeper *sweeper, uint64_t *start, uint64_t *end)
 {
-	uint64_t sectors = sweeper->sweep->sectors;
+	uint64_t last = sweeper->sweep->end;
 	bool more;
 
 	pthread_mutex_lock(&sweeper->lock);
 	*start = sweeper->next;
-	*end = sectors - *start < SWEEP_SECTORS ? sectors :
+	*end = last - *start < SWEEP_SECTORS ? last :
 		*start + SWEEP_SECTORS;
 	sweeper->next = *end;
 	more = !sweeper->error && *start < *end;
@@ -260,11 +260,13 @@ int sweep_run(const struct sweep *sweep)
 	struct sweeper sweeper = {
 		.sweep = sweep,
 		.lock = PTHREAD_MUTEX_INITIALIZER,
+		.next = sweep->start,
 	};
 	pthread_t threads[THREADS];
 	unsigned int count = 0;
 
 	while (count < THREADS - 1 &&
+	       count < (sweep->end - sweep->start) / SWEEP_SECTORS &&
 	       pthread_create(&threads[count], NULL, sweep_thread,
 			      &sweeper) == 0)
 		count++;

@@ -54,7 +54,8 @@ int message_final(const char *name, bool keep);
  * @name: device
  * @verb: "copy" or "populate"
  * @tail: words of the message behind the range
- * @sectors: size of the device
+ * @start: first sector
+ * @end: sector behind the last one
  * @pace: see struct copy; called by one thread at a time, for the sectors that
  *	were gone over, with the sectors that were copied of them
  * @data: for it
@@ -63,13 +64,14 @@ struct sweep {
 	const char *name;
 	const char *verb;
 	const char *tail;
-	uint64_t sectors;
+	uint64_t start;
+	uint64_t end;
 	int (*pace)(void *data, uint64_t swept, uint64_t copied);
 	void *data;
 };
 
 /**
- * sweep_run() - send the message for all of the device, a few beside each other
+ * sweep_run() - send the message for a range, a few beside each other
  * @sweep: what
  *
  * Return: 0 or an error, reported.

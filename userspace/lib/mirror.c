@@ -59,7 +59,7 @@ static int copy(const struct mirror *mirror)
 		.name = mirror->live->device.name,
 		.verb = "copy",
 		.tail = layers,
-		.sectors = mirror->live->device.sectors,
+		.end = mirror->live->device.sectors,
 		.pace = tally_sweep,
 	};
 

@@ -16,6 +16,7 @@
  * @end: where it ends
  * @step: looks at @pos, moves on, and fills a piece or none
  * @range: down: the layers to be merged
+ * @no_zeroes: down: zeroes are there already
  * @cluster: up: cluster size of the top
  * @top: up: the layer to be written
  * @old_own: up: the layers that only the old chain has
@@ -28,6 +29,7 @@ struct walk {
 	uint64_t end;
 	int (*step)(struct walk *walk, struct copy_piece *piece);
 	struct map *range;
+	bool no_zeroes;
 	uint64_t cluster;
 	struct map *top;
 	struct map *old_own;
@@ -47,6 +49,7 @@ static void piece_set(struct copy_piece *piece, uint64_t start,
 	piece->start = start;
 	piece->length = length;
 	piece->zero = zero;
+	piece->compare = false;
 }
 
 static int step_down(struct walk *walk, struct copy_piece *piece)
@@ -57,7 +60,8 @@ static int step_down(struct walk *walk, struct copy_piece *piece)
 	r = map_at(walk->range, walk->pos, walk->end - walk->pos, &extent);
 	if (r < 0)
 		return r;
-	if (extent.kind != MAP_NONE)
+	if (extent.kind == MAP_DATA ||
+	    (extent.kind == MAP_ZERO && !walk->no_zeroes))
 		piece_set(piece, walk->pos, extent.length,
 			  extent.kind == MAP_ZERO);
 	walk->pos += extent.length;
@@ -77,6 +81,18 @@ int walk_down(const struct image *layers, unsigned int count,
 	(*walk)->end = end;
 	(*walk)->step = step_down;
 	return map_open(layers, count - 1, &(*walk)->range);
+}
+
+int walk_owned(const struct image *layers, unsigned int count, bool zeroes,
+	       struct walk **walk)
+{
+	*walk = calloc(1, sizeof(**walk));
+	if (!*walk)
+		return report_memory();
+	(*walk)->end = bytes_of(&layers[0]);
+	(*walk)->step = step_down;
+	(*walk)->no_zeroes = !zeroes;
+	return map_open(layers, count, &(*walk)->range);
 }
 
 /**
@@ -193,8 +209,10 @@ static int step_up(struct walk *walk, struct copy_piece *piece)
 	r = judge(walk, walk->pos, extent.length, &verdict);
 	if (r < 0)
 		return r;
-	if (verdict.touched && (verdict.old_data || verdict.new_data))
+	if (verdict.touched && (verdict.old_data || verdict.new_data)) {
 		piece_set(piece, walk->pos, verdict.length, !verdict.old_data);
+		piece->compare = verdict.old_data && verdict.new_data;
+	}
 	walk->pos += verdict.length;
 	return 0;
 }
@@ -210,7 +228,7 @@ int walk_up(const struct walk_chains *chains, struct walk **result)
 	walk->end = bytes_of(chains->top);
 	walk->cluster = chains->top->header.cluster_size;
 	walk->step = step_up;
-	r = map_open(chains->top, 1, &walk->top);
+	r = map_open(chains->top, !chains->live, &walk->top);
 	if (!r)
 		r = map_open(chains->old, chains->old_count - chains->common,
 			     &walk->old_own);

@@ -25,8 +25,23 @@ int walk_down(const struct image *layers, unsigned int count,
 	      struct walk **walk);
 
 /**
+ * walk_owned() - copying what layers own
+ * @layers: top first; must stay
+ * @count: of @layers
+ * @zeroes: their zeroes, too, as there is something else at the destination
+ * @walk: result; walk_close() it, after errors as well
+ *
+ * To the end of the topmost one.
+ *
+ * Return: 0 or an error, reported.
+ */
+int walk_owned(const struct image *layers, unsigned int count, bool zeroes,
+	       struct walk **walk);
+
+/**
  * struct walk_chains - a layer whose backing chain is replaced
- * @top: the layer
+ * @top: the layer; of what it owns nothing is needed, unless @live
+ * @live: it is being written: what it owns is not looked at
  * @old: the chain below it, top first
  * @old_count: of @old
  * @new: the chain that is to be below it
@@ -35,6 +50,7 @@ int walk_down(const struct image *layers, unsigned int count,
  */
 struct walk_chains {
 	const struct image *top;
+	bool live;
 	const struct image *old;
 	unsigned int old_count;
 	const struct image *new;

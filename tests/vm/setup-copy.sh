@@ -1,0 +1,105 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# qcow2setup copy: to qcow2 and raw, whole and shallow, open and closed, with and
+# without going on in the copy.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=chains.sh
+. "$(dirname "$0")/chains.sh"
+
+# allocated FILE: bytes on the disk
+allocated()
+{
+	echo $(($(stat -c %b "$1") * 512))
+}
+
+test_closed()
+{
+	chain shorter
+	contents active qcow2 >sum
+	copy_chain before .
+	qcow2setup copy ./active one.qcow2
+	equal "$(contents one.qcow2 qcow2)" "$(<sum)" "qcow2"
+	equal "$(backing one.qcow2)" none "link"
+	qcow2setup copy ./active one.raw --format raw
+	equal "$(contents one.raw raw)" "$(<sum)" "raw"
+	qcow2setup copy ./active top.qcow2 --shallow
+	equal "$(contents top.qcow2 qcow2)" "$(<sum)" "shallow"
+	equal "$(backing top.qcow2)" sn3 "link"
+	check_images one.qcow2 top.qcow2
+	[ "$(allocated one.raw)" -lt $((14 << 20)) ] || die "not sparse"
+	for image in base sn1 sn2 sn3 active; do
+		cmp "$image" "before/$image"
+	done
+	exits 5 'already exists' qcow2setup copy ./active one.raw
+	exits 1 'for devices that write' qcow2setup copy ./active x --pivot
+	nothing_left
+}
+
+test_finish()
+{
+	chain mixed
+	qcow2setup open ./active vm
+	before=$(device_contents vm)
+	qcow2setup copy vm one.qcow2
+	equal "$(layers vm)" "active sn3 sn2 sn1 base" "layers"
+	qemu-io -f raw -c 'write -P 77 0 2M' /dev/mapper/vm >/dev/null
+	qcow2setup copy vm one.raw --format raw --finish
+	qcow2setup open ./one.qcow2 copy
+	equal "$(device_contents copy)" "$before" "qcow2"
+	qcow2setup close copy
+	equal "$(sha256sum <one.raw)" "$(device_contents vm)" "raw"
+	qcow2setup close vm
+	check_images one.qcow2 active
+	nothing_left
+}
+
+test_pivot()
+{
+	chain mixed
+	copy_chain before .
+	qcow2setup open ./active vm
+	before=$(device_contents vm)
+	qcow2setup copy vm top.qcow2 --shallow --pivot
+	equal "$(layers vm)" "top.qcow2 sn3 sn2 sn1 base" "layers"
+	equal "$(device_contents vm)" "$before" "shallow"
+	qcow2setup copy vm one.qcow2 --pivot
+	equal "$(layers vm)" "one.qcow2" "layers"
+	equal "$(device_contents vm)" "$before" "whole"
+	qcow2setup copy vm one.raw --format raw --pivot
+	equal "$(layers vm)" "one.raw" "layers"
+	equal "$(device_contents vm)" "$before" "raw"
+	qemu-io -f raw -c 'write -P 78 3M 1M' /dev/mapper/vm >/dev/null
+	before=$(device_contents vm)
+	qcow2setup close vm
+	equal "$(sha256sum <one.raw)" "$before" "contents"
+	check_images top.qcow2 one.qcow2
+	for image in base sn1 sn2 sn3; do
+		cmp "$image" "before/$image"
+	done
+	nothing_left
+}
+
+# What was on the device before must not show through.
+test_block_device()
+{
+	modprobe brd rd_nr=2 rd_size=40960
+	dd if=/dev/urandom of=/dev/ram0 bs=1M status=none || true
+	chain plain
+	qcow2setup open ./active vm
+	before=$(device_contents vm)
+	qcow2setup copy vm /dev/ram0 --format raw
+	equal "$(head -c 24M /dev/ram0 | sha256sum)" "$before" "raw"
+	qcow2setup copy vm /dev/ram1 --pivot
+	equal "$(device_contents vm)" "$before" "qcow2"
+	qcow2setup close vm
+	qcow2setup open /dev/ram1 vm
+	equal "$(device_contents vm)" "$before" "opened again"
+	qcow2setup close vm
+	nothing_left
+	rmmod brd
+}
+
+main "$@"

@@ -1,0 +1,116 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# qcow2setup rebase: open and closed, beside qemu-img rebase.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=chains.sh
+. "$(dirname "$0")/chains.sh"
+
+# rebase open|closed NEW FORMAT LINK: the contents must stay.
+rebase()
+{
+	local how=$1 before
+
+	shift
+	echo "== $how to '$1'"
+	if [ "$how" = open ]; then
+		qcow2setup open ./active vm
+		before=$(device_contents vm)
+		qcow2setup rebase vm -b "$1" ${2:+-F "$2"}
+		equal "$(device_contents vm)" "$before" "device"
+		qcow2setup close vm
+	else
+		qcow2setup rebase ./active -b "$1" ${2:+-F "$2"}
+	fi
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	equal "$(backing active)" "${1:-none}" "link"
+	check_images active
+}
+
+# other: a chain of its own, partly like the first
+other_chain()
+{
+	qemu-img create -q -f raw other-base 18M
+	fill other-base raw $((18 << 20)) 101
+	qemu-img create -q -f qcow2 -b other-base -F raw other 20M
+	fill other qcow2 $((20 << 20)) 121
+}
+
+all_rebases()
+{
+	local image
+
+	chain "$1"
+	other_chain
+	contents active qcow2 >sum
+	copy_chain before .
+	for new in base "" other; do
+		format=qcow2
+		[ -n "$new" ] || format=''
+		rebase "$2" "$new" "$format"
+		for image in base sn1 sn2 sn3; do
+			cmp "$image" "before/$image"
+		done
+		copy_chain . before
+	done
+	nothing_left
+}
+
+test_closed_mixed()
+{
+	all_rebases mixed closed
+}
+
+test_closed_shorter()
+{
+	all_rebases shorter closed
+}
+
+test_open_mixed()
+{
+	all_rebases mixed open
+}
+
+test_open_shorter()
+{
+	all_rebases shorter open
+}
+
+# Nothing is copied that reads the same in the new chain.
+test_equal_chain()
+{
+	chain plain
+	contents active qcow2 >sum
+	copy_chain before .
+	qemu-img convert -O qcow2 sn3 flat
+	rebase closed flat qcow2
+	equal "$(stat -c %s active)" "$(stat -c %s before/active)" "length"
+	nothing_left
+}
+
+test_unsafe()
+{
+	chain plain
+	mkdir moved
+	mv sn3 moved/
+	for image in base sn1 sn2; do
+		ln "$image" "moved/$image"
+	done
+	exits 4 'sn3' qcow2setup rebase ./active -b moved/sn3 -F qcow2
+	qcow2setup rebase ./active -b moved/sn3 -F qcow2 -u
+	equal "$(backing active)" moved/sn3 "link"
+	qcow2setup open ./active vm
+	exits 5 'not for an open device' \
+		qcow2setup rebase vm -b moved/sn3 -F qcow2 -u
+	exits 5 'device vm' qcow2setup rebase ./active -b moved/sn3 -F qcow2 -u
+	qcow2setup close vm
+	exits 1 'format .* missing' qcow2setup rebase ./active -b moved/sn3
+	exits 1 'new backing file is missing' qcow2setup rebase ./active
+	exits 4 'own backing file|loop' \
+		qcow2setup rebase ./active -b active -F qcow2
+	nothing_left
+}
+
+main "$@"

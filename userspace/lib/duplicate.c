@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copying a chain to other storage.
+ */
+#include "duplicate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "attach.h"
+#include "copy.h"
+#include "fate.h"
+#include "jobdev.h"
+#include "mirror.h"
+#include "newimage.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+#include "tally.h"
+#include "trim.h"
+#include "walk.h"
+
+/* A file that is not complete has this behind its name. */
+#define PARTIAL	".partial"
+
+/**
+ * struct work - a copy under way
+ * @what: what was asked for
+ * @path: where the copy is to be, absolute
+ * @made: where it is being made: the same for a block device
+ * @image: the copy
+ * @attached: the copy
+ * @to: path of the block device to write to
+ * @walk: what there is to copy, if the device does not write
+ */
+struct work {
+	const struct duplicate *what;
+	char *path;
+	char *made;
+	struct image image;
+	struct attachment attached;
+	char *to;
+	struct walk *walk;
+};
+
+/* How many layers go into the copy */
+static unsigned int depth(const struct duplicate *what)
+{
+	return what->shallow ? 1 : what->live->chain.count;
+}
+
+static bool is_file(const struct work *work)
+{
+	return strcmp(work->path, work->made);
+}
+
+static int check(const struct duplicate *what)
+{
+	const struct live *live = what->live;
+
+	if (what->shallow && live->chain.count < 2)
+		return report_fail(EINVAL, "%s has no backing file.",
+				   live->chain.layers[0].path);
+	if (what->shallow && what->format != FORMAT_QCOW2)
+		return report_fail(EINVAL,
+				   "A raw image has no backing file: --shallow needs --format qcow2.");
+	if (what->pivot && !live->writes)
+		return report_fail(EINVAL,
+				   "--pivot is for devices that write; %s does not.",
+				   live->word);
+	return 0;
+}
+
+static int find_place(struct work *work)
+{
+	struct image_id id;
+	int r;
+
+	r = new_image_path(work->what->word, &work->path);
+	if (r < 0)
+		return r;
+	work->made = image_id_of_path(work->path, &id) && id.block ?
+		text_copy(work->path) : text("%s" PARTIAL, work->path);
+	return 0;
+}
+
+/* What a job that was killed had made so far */
+static int drop_partial(const struct work *work)
+{
+	struct image_user user;
+	struct image_id id;
+
+	if (!is_file(work) || !image_id_of_path(work->made, &id))
+		return 0;
+	if (device_uses(&id, false, &user))
+		return device_refuse(work->made, &user);
+	if (unlink(work->made) < 0)
+		return report_errno(errno, "Cannot delete %s", work->made);
+	return 0;
+}
+
+static int make_qcow2(const struct work *work)
+{
+	struct json_object *entry = journal_entry("create", "", "");
+	const struct chain *chain = &work->what->live->chain;
+	struct new_image image = { .path = work->made };
+	char size[24], *link = NULL;
+	int r;
+
+	snprintf(size, sizeof(size), "%llu",
+		 (unsigned long long)chain->layers[0].size);
+	image.size = size;
+	if (work->what->shallow) {
+		link = backing_link(work->path, chain->layers[1].path);
+		image.backing = link;
+		image.backing_format = format_name(chain->layers[1].format);
+	}
+	r = new_image_make(entry, &image);
+	if (r < 0)
+		new_image_undo(entry);
+	journal_clear();
+	json_object_put(entry);
+	free(link);
+	return r;
+}
+
+static int make_raw(const struct work *work)
+{
+	uint64_t size = work->what->live->chain.layers[0].size;
+	int fd, r = 0;
+
+	if (!is_file(work))
+		return 0;
+	fd = open(work->made, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return report_errno(errno, "Cannot create %s", work->made);
+	if (ftruncate(fd, size) < 0 || fsync(fd) < 0)
+		r = report_errno(errno, "Cannot make %s as long as the image",
+				 work->made);
+	close(fd);
+	return r;
+}
+
+static int make(const struct work *work)
+{
+	int r = drop_partial(work);
+
+	if (r < 0)
+		return r;
+	return work->what->format == FORMAT_RAW ? make_raw(work) :
+		make_qcow2(work);
+}
+
+static int attach(struct work *work)
+{
+	uint64_t size = work->what->live->chain.layers[0].size;
+	int r;
+
+	r = image_open(work->made, work->what->format, &work->image);
+	if (!r)
+		r = attach_write_lock(&work->image, false, &work->attached);
+	if (!r && work->image.size < size)
+		r = report_fail(ENOSPC,
+				"%s is too small: it has %llu bytes, and %llu are needed.",
+				work->made,
+				(unsigned long long)work->image.size,
+				(unsigned long long)size);
+	return r < 0 ? r : attach_write(&work->image, true, &work->attached);
+}
+
+/* The table that the copy has, and its device's when it is the copy's */
+static struct device_layer *new_layers(const struct work *work,
+				       unsigned int *count)
+{
+	const struct device *device = &work->what->live->device;
+	struct device_layer *layers;
+
+	layers = grow_array(NULL, device->count, sizeof(*layers));
+	layers[0].format = work->what->format;
+	layers[0].device = work->attached.device;
+	*count = 1;
+	if (work->what->shallow) {
+		memcpy(layers + 1, device->layers + 1,
+		       (device->count - 1) * sizeof(*layers));
+		*count = device->count;
+	}
+	return layers;
+}
+
+static int create_device(struct work *work)
+{
+	uint64_t zero_from = work->image.is_device ? ZERO_FROM_NONE :
+		device_sectors_of(work->attached.length);
+	struct device_layer *layers;
+	unsigned int count;
+	int r;
+
+	if (work->what->format == FORMAT_RAW) {
+		work->to = path_of_device(work->attached.device);
+		return 0;
+	}
+	work->to = jobdev_path("to");
+	layers = new_layers(work, &count);
+	r = jobdev_create("to", layers, count,
+			  device_sectors_of(work->image.size), false, zero_from,
+			  " error_if_no_space yield", 2);
+	free(layers);
+	return r;
+}
+
+/* On a block device there can be anything, and zeroes are not copied. */
+static int clear_device(const struct work *work)
+{
+	int r, locked;
+
+	if (work->what->format != FORMAT_RAW || is_file(work))
+		return 0;
+	state_unlock();
+	r = copy_zero(work->to, 0, round_up(work->what->live->chain.layers[0].size,
+					    512));
+	locked = begin_change(true);
+	return r < 0 ? r : locked;
+}
+
+/* Nobody writes meanwhile. */
+static int copy_still(struct work *work)
+{
+	char *from = path_of_device(work->what->live->device.dm.device);
+	struct copy copy = {
+		.from = from,
+		.to = work->to,
+		.next = walk_next,
+		.pace = tally_copy,
+	};
+	uint64_t data, zeroes;
+	int r, locked;
+
+	r = walk_owned(work->what->live->chain.layers, depth(work->what),
+		       work->what->shallow, &work->walk);
+	if (!r)
+		r = walk_total(work->walk, &data, &zeroes);
+	if (!r) {
+		tally_expect(data);
+		copy.walk = work->walk;
+		state_unlock();
+		r = copy_run(&copy);
+		locked = begin_change(true);
+		r = r < 0 ? r : locked;
+	}
+	if (!r)
+		r = copy_flush(work->to);
+	free(from);
+	return r;
+}
+
+static int sync_directory(const char *path)
+{
+	char *directory = text("%.*s", (int)(strrchr(path, '/') - path + 1),
+			       path);
+	int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+
+	if (fd < 0 || fsync(fd) < 0)
+		r = report_errno(errno, "Cannot write %s", directory);
+	if (fd >= 0)
+		close(fd);
+	free(directory);
+	return r;
+}
+
+/* It is complete: it gets its name. */
+static int give_name(struct work *work)
+{
+	if (!is_file(work))
+		return 0;
+	if (rename(work->made, work->path) < 0)
+		return report_errno(errno, "Cannot rename %s to %s", work->made,
+				    work->path);
+	free(work->made);
+	work->made = text_copy(work->path);
+	return sync_directory(work->path);
+}
+
+static void trim_copy(struct work *work)
+{
+	struct trim trim;
+
+	if (work->image.is_device || work->what->format != FORMAT_QCOW2)
+		return;
+	attach_release(&work->attached, true);
+	trim_prepare(work->made, &work->image.id, work->attached.length, &trim);
+	trim_finish(&trim, true);
+}
+
+/* The device is left alone; what it had at this instant is the copy. */
+static int finish(struct work *work, const struct mirror *mirror)
+{
+	struct live *live = work->what->live;
+	uint64_t length = work->attached.length;
+	int r = 0;
+
+	job_finishing();
+	if (live->writes)
+		r = mirror_replace(mirror, live->device.layers,
+				   live->device.count);
+	if (!r && work->what->format == FORMAT_QCOW2)
+		r = jobdev_finish("to");
+	if (!r)
+		r = jobdev_remove("to");
+	if (r < 0)
+		return r;
+	attach_release(&work->attached, true);
+	work->attached.length = length;
+	trim_copy(work);
+	return give_name(work);
+}
+
+/* The chain is that of the copy from now on. */
+static int note_copy(struct work *work)
+{
+	struct live *live = work->what->live;
+	struct chain *chain = &live->chain;
+	bool cut = !work->image.is_device && work->image.format == FORMAT_QCOW2;
+
+	live_forget(live, 0, depth(work->what));
+	chain->layers = grow_array(chain->layers, chain->count,
+				   sizeof(*chain->layers));
+	memmove(chain->layers + 1, chain->layers,
+		chain->count * sizeof(*chain->layers));
+	chain->count++;
+	chain->layers[0] = work->image;
+	chain->layers[0].path = text_copy(work->path);
+	free(work->image.path);
+	memset(&work->image, 0, sizeof(work->image));
+	work->image.fd = -1;
+	return live_save(live, cut ? work->attached.length : NO_LENGTH);
+}
+
+static int replace(struct work *work, const struct mirror *mirror)
+{
+	struct live *live = work->what->live;
+	struct device_layer *layers;
+	struct json_object *old;
+	unsigned int count;
+	int r;
+
+	job_finishing();
+	r = give_name(work);
+	if (r < 0)
+		return r;
+	layers = new_layers(work, &count);
+	r = mirror_replace(mirror, layers, count);
+	free(layers);
+	if (r < 0)
+		return r;
+	old = device_state_load(live->device.name);
+	r = note_copy(work);
+	if (!r)
+		r = jobdev_remove("to");
+	if (!r && old)
+		trim_top_of(old);
+	json_object_put(old);
+	return r;
+}
+
+static int copy_live(struct work *work)
+{
+	struct mirror mirror = {
+		.live = work->what->live,
+		.path = work->to,
+		.layers = depth(work->what),
+		.keep = true,
+	};
+	int r;
+
+	tally_expect(work->what->live->device.sectors * 512);
+	r = mirror_run(&mirror);
+	if (r < 0)
+		return r;
+	return work->what->pivot ? replace(work, &mirror) :
+		finish(work, &mirror);
+}
+
+static int copy_all(struct work *work)
+{
+	int r;
+
+	r = clear_device(work);
+	if (r < 0 || work->what->live->writes)
+		return r < 0 ? r : copy_live(work);
+	r = copy_still(work);
+	return r < 0 ? r : finish(work, NULL);
+}
+
+static int run(struct work *work)
+{
+	int r;
+
+	r = live_begin(work->what->live);
+	if (!r)
+		r = make(work);
+	if (!r)
+		r = attach(work);
+	if (!r)
+		r = create_device(work);
+	if (!r)
+		r = copy_all(work);
+	if (r < 0)
+		jobdev_clean(work->what->live->subject);
+	else if (work->what->live->closed)
+		r = jobdev_remove("chain");
+	attach_release(&work->attached, !r);
+	if (r < 0 && is_file(work))
+		unlink(work->made);
+	return r;
+}
+
+static struct json_object *describe(const struct work *work)
+{
+	const struct chain *chain = &work->what->live->chain;
+	struct json_object *plan = fate_new("copy");
+	unsigned int i;
+
+	for (i = 0; i < depth(work->what); i++) {
+		fate_add(plan, FATE_READ, chain->layers[i].path);
+		if (work->what->pivot)
+			fate_add(plan, FATE_UNNEEDED, chain->layers[i].path);
+	}
+	fate_add(plan, FATE_WRITTEN, work->path);
+	return plan;
+}
+
+static int run_job(struct work *work, struct json_object *plan)
+{
+	int r;
+
+	r = job_begin(work->what->live->subject, "copy", &work->what->job);
+	if (r < 0) {
+		json_object_put(plan);
+		return r;
+	}
+	r = run(work);
+	if (!r)
+		fate_tell(plan, work->what->json);
+	else
+		json_object_put(plan);
+	return job_end(r);
+}
+
+int duplicate_run(const struct duplicate *duplicate)
+{
+	struct work work = {
+		.what = duplicate,
+		.attached = attach_empty(),
+	};
+	struct json_object *plan;
+	int r;
+
+	work.image.fd = -1;
+	r = check(duplicate);
+	if (!r)
+		r = find_place(&work);
+	if (!r) {
+		plan = describe(&work);
+		if (duplicate->dry_run)
+			fate_plan(plan, duplicate->json);
+		else
+			r = run_job(&work, plan);
+	}
+	image_close(&work.image);
+	walk_close(work.walk);
+	free(work.path);
+	free(work.made);
+	free(work.to);
+	return r;
+}
