@@ -19,7 +19,7 @@
 
 #define MAX_SECTORS	2048U
 #define MAX_LAYERS	5U
-#define SEEDS		300U
+#define SEEDS		100U
 
 /**
  * struct model - a layer, sector by sector
