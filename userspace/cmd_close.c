@@ -11,6 +11,7 @@
 #include "device.h"
 #include "dm.h"
 #include "holders.h"
+#include "job.h"
 #include "kernel_status.h"
 #include "partition.h"
 #include "recover.h"
@@ -170,6 +171,8 @@ int cmd_close(struct arguments *args)
 	r = device_name_check(name);
 	if (!r)
 		r = begin_change(true);
+	if (!r)
+		r = job_check_none(name);
 	if (!r && !device_load(name, &device))
 		r = device_inactive(name);
 	if (r < 0) {

@@ -221,6 +221,9 @@ static int open_file(struct image *image)
 	image->id = image_id_of(&st);
 	image->length = st.st_size;
 	image->allocated = (uint64_t)st.st_blocks * 512;
+	/* The kernel writes to the device past this cache. */
+	if (image->is_device)
+		posix_fadvise(image->fd, 0, 0, POSIX_FADV_DONTNEED);
 	if (image->is_device &&
 	    ioctl(image->fd, BLKGETSIZE64, &image->length) < 0)
 		return report_errno(errno, "Cannot get the size of %s",
