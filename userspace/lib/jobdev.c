@@ -95,10 +95,12 @@ int jobdev_remove(const char *role)
 /**
  * struct cleaning - a look at all devices
  * @subject: as for jobdev_clean()
+ * @restore: what is done to a device that is not a job's own
  * @error: the last one
  */
 struct cleaning {
 	const char *subject;
+	int (*restore)(const struct device *device);
 	int error;
 };
 
@@ -143,8 +145,9 @@ static int attach_layer(struct device_layer *layer,
 	return r;
 }
 
+/* The same layers, or some of them on other devices, without job features */
 static int load_without(const struct device *device,
-			struct device_layer *layers)
+			const struct device_layer *layers)
 {
 	struct pivot pivot = pivot_same(device);
 
@@ -152,7 +155,7 @@ static int load_without(const struct device *device,
 	return pivot_run(device, &pivot);
 }
 
-static int restore(const struct device *device)
+static int turn_to_reading(const struct device *device)
 {
 	struct attachment *attached = NULL;
 	struct device_layer *layers = NULL;
@@ -176,18 +179,19 @@ static int restore(const struct device *device)
 	return r;
 }
 
-static bool needs_restore(const struct device *device)
+/* What nothing of the job's writes any more is read through its own device. */
+static int restore_layers(const struct device *device)
 {
 	unsigned int i;
 
 	for (i = 1; i < device->count; i++) {
 		if (on_writable_loop(&device->layers[i]))
-			return true;
+			return turn_to_reading(device);
 	}
-	return device->job_features;
+	return 0;
 }
 
-static int clean_live(const struct device *device)
+static int restore_features(const struct device *device)
 {
 	struct job_record record;
 	int r = 0;
@@ -197,7 +201,9 @@ static int clean_live(const struct device *device)
 		r = dm_clear(device->name);
 		job_free(&record);
 	}
-	return r < 0 || !needs_restore(device) ? r : restore(device);
+	if (r < 0 || !device->job_features)
+		return r;
+	return load_without(device, device->layers);
 }
 
 static bool visit_live(const char *name, void *data)
@@ -210,7 +216,7 @@ static bool visit_live(const char *name, void *data)
 	if (!device_load(name, &device))
 		return false;
 	if (!dm_uuid_is(&device.dm, DM_UUID_JOB) && (own || !has_job(name)))
-		r = clean_live(&device);
+		r = cleaning->restore(&device);
 	device_free(&device);
 	if (r < 0)
 		cleaning->error = r;
@@ -243,12 +249,19 @@ static bool visit_temporary(const char *name, void *data)
 	return false;
 }
 
+/*
+ * A table with a mirror holds the mirror. And as long as a layer has a writer
+ * the chain must read it through that: for the kernel it is one image.
+ */
 int jobdev_clean(const char *subject)
 {
 	struct cleaning cleaning = { .subject = subject };
 
-	/* A table with a mirror holds the mirror. */
+	cleaning.restore = restore_features;
 	dm_each(visit_live, &cleaning);
 	dm_each(visit_temporary, &cleaning);
+	cleaning.restore = restore_layers;
+	if (!cleaning.error)
+		dm_each(visit_live, &cleaning);
 	return cleaning.error;
 }
