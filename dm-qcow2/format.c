@@ -116,6 +116,23 @@ static int check_geometry(struct qcow2_header *h, struct qcow2_fault *fault)
 	return 0;
 }
 
+/* zlib has no bit: old programs read it (spec, "Header") */
+static int check_compression(const struct qcow2_header *h,
+			     struct qcow2_fault *fault)
+{
+	int bit = !!(h->incompatible & QCOW2_INCOMPAT_COMPRESSION);
+	__u8 type = h->compression_type;
+	int zlib = type == QCOW2_COMPRESSION_ZLIB;
+
+	if (type > QCOW2_COMPRESSION_ZSTD)
+		return FAULT(fault, "compression_type", FIELD(compression_type),
+			     type, "must be 0 (zlib) or 1 (zstd)");
+	if (bit == zlib)
+		return FAULT(fault, "compression_type", FIELD(compression_type),
+			     type, "contradicts the incompatible feature bit");
+	return 0;
+}
+
 static int check_lengths(const struct qcow2_header *h,
 			 struct qcow2_fault *fault)
 {
@@ -217,7 +234,8 @@ int qcow2_header_decode(const void *buf, __u32 len, struct qcow2_header *h,
 		return FAULT(fault, "crypt_method", FIELD(crypt_method),
 			     h->crypt_method, "must be 0, 1 or 2");
 	if (check_geometry(h, fault) || check_lengths(h, fault) ||
-	    check_l1(h, fault) || check_refcounts(h, fault))
+	    check_compression(h, fault) || check_l1(h, fault) ||
+	    check_refcounts(h, fault))
 		return -1;
 	return check_snapshots(h, fault);
 }
@@ -675,13 +693,25 @@ const char *qcow2_l1_entry_check(const struct qcow2_header *h, __u64 entry,
 	return cluster_check(h, entry & QCOW2_OFFSET_MASK, image_bytes);
 }
 
+static const char *packed_check(const struct qcow2_header *h, __u64 entry,
+				__u64 image_bytes)
+{
+	__u64 offset = qcow2_packed_offset(h, entry);
+
+	if (entry & QCOW2_OFLAG_COPIED)
+		return "is flagged as owned but compressed";
+	if (offset < h->cluster_size)
+		return "points to the header";
+	return offset < image_bytes ? (void *)0 : "points beyond the device";
+}
+
 const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
 				 __u64 image_bytes)
 {
 	__u64 offset = entry & QCOW2_OFFSET_MASK;
 
 	if (entry & QCOW2_OFLAG_COMPRESSED)
-		return (void *)0;	/* another layout: checked on use */
+		return packed_check(h, entry, image_bytes);
 	if (entry & QCOW2_L2_RESERVED_MASK)
 		return "has reserved bits set";
 	if (h->version == 2 && (entry & QCOW2_OFLAG_ZERO))

@@ -75,6 +75,10 @@ struct qcow2_disk_header {
 #define QCOW2_AUTOCLEAR_DATA_FILE_RAW	0x2ULL
 #define QCOW2_AUTOCLEAR_KNOWN		0x3ULL
 
+/* Compression types */
+#define QCOW2_COMPRESSION_ZLIB		0
+#define QCOW2_COMPRESSION_ZSTD		1
+
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000U
 #define QCOW2_EXT_BACKING_FORMAT	0xe2792acaU
@@ -91,6 +95,8 @@ struct qcow2_disk_header {
 #define QCOW2_OFLAG_COPIED		0x8000000000000000ULL
 #define QCOW2_OFLAG_COMPRESSED		0x4000000000000000ULL
 #define QCOW2_OFLAG_ZERO		0x1ULL
+/* Compressed data is counted in sectors of this size, whatever the device's. */
+#define QCOW2_PACKED_SECTOR		512U
 #define QCOW2_OFFSET_MASK		0x00fffffffffffe00ULL
 #define QCOW2_L1_RESERVED_MASK		0x7f000000000001ffULL
 #define QCOW2_L2_RESERVED_MASK		0x3f000000000001feULL
@@ -130,7 +136,7 @@ struct qcow2_fault {
  * @autoclear: QCOW2_AUTOCLEAR_*
  * @refcount_order: log2 of the bits of a refcount
  * @header_length: bytes
- * @compression_type: 0 zlib, 1 zstd
+ * @compression_type: QCOW2_COMPRESSION_*
  * @cluster_size: bytes
  * @l2_entry_bytes: 8, or 16 with extended L2
  * @l2_bits: log2 of the entries of an L2 table
@@ -436,9 +442,9 @@ const char *qcow2_l1_entry_check(const struct qcow2_header *h, __u64 entry,
  * @entry: host byte order
  * @image_bytes: length of the device
  *
- * A data cluster must start inside the image but may end beyond it: a file
- * need not be padded to whole clusters, and what it lacks reads as zeroes.
- * Who does I/O to the cluster clips it to the device.
+ * A data cluster, and compressed data, must start inside the image but may end
+ * beyond it: a file need not be padded to whole clusters or sectors, and what it
+ * lacks reads as zeroes.  Who does I/O clips it to the device.
  *
  * Return: NULL, or what is wrong with it.
  */
@@ -488,6 +494,63 @@ static inline enum qcow2_kind qcow2_l2_kind(__u64 entry)
 		return entry & QCOW2_OFFSET_MASK ?
 			QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
 	return entry & QCOW2_OFFSET_MASK ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
+}
+
+/** qcow2_packed_shift() - bits of the offset in the entry of compressed data */
+static inline __u32 qcow2_packed_shift(const struct qcow2_header *h)
+{
+	return 62 - (h->cluster_bits - 8);
+}
+
+/**
+ * qcow2_packed_offset() - where compressed data starts
+ * @h: decoded header
+ * @entry: an L2 entry of kind QCOW2_COMPRESSED
+ *
+ * Return: byte offset in the image, of any alignment.
+ */
+static inline __u64 qcow2_packed_offset(const struct qcow2_header *h,
+					__u64 entry)
+{
+	return entry & ((1ULL << qcow2_packed_shift(h)) - 1);
+}
+
+/**
+ * qcow2_packed_bytes() - how long compressed data is at the most
+ * @h: decoded header
+ * @entry: an L2 entry of kind QCOW2_COMPRESSED
+ *
+ * Return: bytes to the end of its last sector, less than two clusters and a
+ * sector.  What uses them ends somewhere in that sector.
+ */
+static inline __u32 qcow2_packed_bytes(const struct qcow2_header *h,
+				       __u64 entry)
+{
+	__u32 more = entry >> qcow2_packed_shift(h) &
+		((1U << (h->cluster_bits - 8)) - 1);
+
+	return (more + 1) * QCOW2_PACKED_SECTOR -
+		(entry & (QCOW2_PACKED_SECTOR - 1));
+}
+
+/**
+ * qcow2_packed_clusters() - host clusters that compressed data lies in
+ * @h: decoded header
+ * @entry: an L2 entry of kind QCOW2_COMPRESSED
+ * @first: the first of them
+ *
+ * Each of them is counted once in its refcount for this entry.
+ *
+ * Return: how many, 1 to 3.
+ */
+static inline __u32 qcow2_packed_clusters(const struct qcow2_header *h,
+					  __u64 entry, __u64 *first)
+{
+	__u64 offset = qcow2_packed_offset(h, entry);
+	__u64 last = offset + qcow2_packed_bytes(h, entry) - 1;
+
+	*first = offset >> h->cluster_bits;
+	return (last >> h->cluster_bits) - *first + 1;
 }
 
 /** qcow2_l1_index() - L1 entry that covers a guest offset in bytes */

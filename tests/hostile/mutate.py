@@ -31,13 +31,19 @@ REFUSED = {
     "nb_snapshots": [65537, 0xffffffff],
     "snapshots_offset": [1, 0x7ffffffffffffe00, 0xffffffffffffffff],
     "refcount_order": [7, 32, 0xffffffff],
+    "compression_type": [2, 255],
     "header_length": [0, 71, 105, 0x10000000, 0xfffffff8]}
 
 KINDS = {
     "small": ["-o", "cluster_size=4096"],
     "tiny": ["-o", "cluster_size=512,refcount_bits=64"],
     "old": ["-o", "compat=0.10,cluster_size=4096"],
-    "bits": ["-o", "cluster_size=4096,refcount_bits=1"]}
+    "bits": ["-o", "cluster_size=4096,refcount_bits=1"],
+    "zlib": ["-o", "cluster_size=4096"],
+    "zstd": ["-o", "cluster_size=4096,compression_type=zstd"]}
+
+# These hold compressed clusters, too.
+PACKED = {"zlib", "zstd"}
 
 
 def values(rng, length, cluster):
@@ -46,7 +52,8 @@ def values(rng, length, cluster):
     return rng.choice([
         0, near, near | 1 << 63, near | 1, near + 512, near + 1, cluster,
         cluster | 1 << 63, length, length - cluster, length - 512,
-        near | 1 << 62, near | 3 << 62, 1 << 55, (1 << 56) - 512,
+        near | 1 << 62, near | 3 << 62, near + rng.randrange(cluster) |
+        1 << 62 | rng.getrandbits(4) << 58, length - 1 | 1 << 62, 1 << 55, (1 << 56) - 512,
         1 << 63, (1 << 64) - 1, rng.getrandbits(64), 1 << rng.randrange(64)])
 
 
@@ -60,6 +67,9 @@ class Image:
         run("qemu-img", "create", "-q", "-f", "qcow2", *KINDS[kind], path, "1M")
         run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", "-c",
             "write -P 2 300k 9k", "-c", "write -P 3 1020k 4k", path)
+        if kind in PACKED:
+            run("qemu-io", "-f", "qcow2", "-c", "write -c -P 5 400k 4k", "-c",
+                "write -c -P 6 500k 24k", "-c", "write -c -P 7 700k 4k", path)
         if kind not in ("bits", "old"):
             run("qemu-img", "snapshot", "-c", "one", path)
             run("qemu-io", "-f", "qcow2", "-c", "write -P 4 8k 20k", "-c",
@@ -91,7 +101,19 @@ class Image:
         out += [("L2", offset, self.cluster) for offset in self.l2]
         if self.snapshots:
             out.append(("snapshot table", self.snapshots, 80))
+        out += [("compressed data", offset, 32)
+                for offset in self.packed_data()]
         return out
+
+    def packed_data(self):
+        """Where compressed data is that the first L2 table refers to."""
+        if self.kind not in PACKED:
+            return []
+        entries = [self.get(self.l2[0] + n, "Q")
+                   for n in range(0, self.cluster, 8)]
+        bits = self.get(20, "I")
+        return [entry & (1 << 62 - (bits - 8)) - 1 for entry in entries
+                if entry & 1 << 62]
 
 
 def put(data, offset, fmt, value):

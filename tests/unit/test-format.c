@@ -674,6 +674,86 @@ static void test_l2_kind(void **state)
 			 QCOW2_COMPRESSED);
 }
 
+/* An entry of compressed data; @more: sectors behind the first one */
+#define PACKED(shift, more, offset) \
+	(QCOW2_OFLAG_COMPRESSED | (uint64_t)(more) << (shift) | (offset))
+
+static void test_packed_entry(void **state)
+{
+	uint8_t header[HEADER_BYTES];
+	struct qcow2_header h;
+	struct qcow2_fault fault;
+	__u64 first;
+
+	make_header(header);
+	assert_int_equal(decode(header, &h, &fault), 0);
+	/* 64 KiB clusters: 8 bits for the sectors, from bit 54 on */
+	assert_int_equal(qcow2_packed_offset(&h, PACKED(54, 3, 0x21234)),
+			 0x21234);
+	assert_int_equal(qcow2_packed_bytes(&h, PACKED(54, 3, 0x21234)),
+			 4 * 512 - 0x34);
+	assert_int_equal(qcow2_packed_bytes(&h, PACKED(54, 255, 0x20000)),
+			 2 * 65536);
+	assert_int_equal(qcow2_packed_clusters(&h, PACKED(54, 0, 0x2ffff),
+					       &first), 1);
+	assert_int_equal(first, 2);
+	assert_int_equal(qcow2_packed_clusters(&h, PACKED(54, 1, 0x2ffff),
+					       &first), 2);
+	assert_int_equal(qcow2_packed_clusters(&h, PACKED(54, 127, 0x30000),
+					       &first), 1);
+	assert_int_equal(qcow2_packed_clusters(&h, PACKED(54, 255, 0x3fe00),
+					       &first), 3);
+	assert_int_equal(first, 3);
+	assert_null(qcow2_l2_entry_check(&h, PACKED(54, 255, 0xfffff), MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, 0xffff), MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, MIB), MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, 0x20000) |
+					     QCOW2_OFLAG_COPIED, MIB));
+}
+
+/* The smallest and the largest clusters. */
+static void test_packed_entry_ends(void **state)
+{
+	uint8_t header[HEADER_BYTES];
+	struct qcow2_header h;
+	struct qcow2_fault fault;
+	__u64 first;
+
+	make_header(header);
+	assert_int_equal(decode(header, &h, &fault), 0);
+	h.cluster_bits = 9;
+	h.cluster_size = 512;
+	assert_int_equal(qcow2_packed_bytes(&h, PACKED(61, 1, 0x401)), 1023);
+	assert_int_equal(qcow2_packed_clusters(&h, PACKED(61, 1, 0x401),
+					       &first), 2);
+	assert_int_equal(first, 2);
+	h.cluster_bits = 21;
+	h.cluster_size = 1 << 21;
+	assert_int_equal(qcow2_packed_bytes(&h, PACKED(49, 8191, 0x400000)),
+			 4 << 20);
+	assert_int_equal(qcow2_packed_offset(&h, PACKED(49, 8191, 0x412345)),
+			 0x412345);
+}
+
+static void test_compression_type(void **state)
+{
+	uint8_t buf[HEADER_BYTES];
+	struct qcow2_header h;
+	struct qcow2_fault fault;
+
+	make_header(buf);
+	put_be(buf, COMPRESSION, 1, 1);
+	assert_int_equal(decode(buf, &h, &fault), -1);
+	assert_string_equal(fault.field, "compression_type");
+	put_be(buf, INCOMPATIBLE, 8, QCOW2_INCOMPAT_COMPRESSION);
+	assert_int_equal(decode(buf, &h, &fault), 0);
+	put_be(buf, COMPRESSION, 1, 0);
+	assert_int_equal(decode(buf, &h, &fault), -1);
+	put_be(buf, COMPRESSION, 1, 2);
+	assert_int_equal(decode(buf, &h, &fault), -1);
+	assert_int_equal(fault.where, COMPRESSION);
+}
+
 static void test_reftable_entry(void **state)
 {
 	uint8_t header[HEADER_BYTES];
@@ -842,8 +922,11 @@ static void test_random_entries(void **state)
 			assert_true(offset + h.cluster_size <= bytes);
 		if (!qcow2_reftable_entry_check(&h, entry, bytes) && entry)
 			assert_true(entry + h.cluster_size <= bytes);
-		if (!qcow2_l2_entry_check(&h, entry, bytes) && offset &&
-		    !(entry & QCOW2_OFLAG_COMPRESSED))
+		if (qcow2_l2_entry_check(&h, entry, bytes))
+			continue;
+		if (entry & QCOW2_OFLAG_COMPRESSED)
+			assert_true(qcow2_packed_offset(&h, entry) < bytes);
+		else if (offset)
 			assert_true(offset < bytes);
 	}
 }
@@ -910,6 +993,9 @@ int main(void)
 		cmocka_unit_test(test_l1_entry),
 		cmocka_unit_test(test_l2_entry),
 		cmocka_unit_test(test_l2_kind),
+		cmocka_unit_test(test_packed_entry),
+		cmocka_unit_test(test_packed_entry_ends),
+		cmocka_unit_test(test_compression_type),
 		cmocka_unit_test(test_reftable_entry),
 		cmocka_unit_test(test_refcounts),
 		cmocka_unit_test(test_refcount_layout),
