@@ -367,8 +367,7 @@ static void rt_switch(struct qc_image *img, struct rt_plan *p,
 	}
 	for (i = 0; i < p->refblocks + p->clusters; i++)
 		qc_metaset_add(&img->metaset, p->first + i);
-	for (i = 0; i < img->h.refcount_table_clusters; i++)
-		qc_free_add(img, rec, old + i);
+	qc_free_add(img, rec, old, img->h.refcount_table_clusters);
 	qc_free_end(img, rec);
 	img->h.refcount_table_offset = table << img->h.cluster_bits;
 	img->h.refcount_table_clusters = p->clusters;
@@ -682,17 +681,15 @@ struct qc_free *qc_free_begin(struct qc_image *img)
 	return rec;
 }
 
-bool qc_free_add(struct qc_image *img, struct qc_free *rec, u64 cluster)
+bool qc_free_add(struct qc_image *img, struct qc_free *rec, u64 first,
+		 u32 count)
 {
 	lockdep_assert_held(&img->meta_lock);
-	if (!rec->count) {
-		rec->start = cluster;
-		rec->count = 1;
-		return true;
-	}
-	if (cluster != rec->start + rec->count)
+	if (!rec->count)
+		rec->start = first;
+	else if (first != rec->start + rec->count)
 		return false;
-	rec->count++;
+	rec->count += count;
 	return true;
 }
 

@@ -107,16 +107,18 @@ int qc_alloc_zero_host(struct qc_image *img, u64 host, u64 len);
 struct qc_free *qc_free_begin(struct qc_image *img);
 
 /**
- * qc_free_add() - note that a cluster loses a reference
+ * qc_free_add() - note that adjacent clusters lose a reference
  * @img: the image
  * @rec: record from qc_free_begin()
- * @cluster: host cluster
+ * @first: host cluster
+ * @count: how many
  *
  * Context: meta_lock, in the same section as the change of the mapping.
  * Return: false where the record holds clusters that are not adjacent: end it
  * and begin another one before the mapping is changed.
  */
-bool qc_free_add(struct qc_image *img, struct qc_free *rec, u64 cluster);
+bool qc_free_add(struct qc_image *img, struct qc_free *rec, u64 first,
+		 u32 count);
 
 /**
  * qc_free_end() - hand a record over to the next commit, or back if empty

@@ -17,6 +17,12 @@ static void lookup_layer(struct qc_layer *layer, bool top, u64 guest, u64 len,
 	ext->len = len;
 }
 
+static bool on_device(enum qc_map map)
+{
+	return map == QC_MAP_DATA || map == QC_MAP_OWNED ||
+		map == QC_MAP_PACKED;
+}
+
 void qc_chain_lookup(struct qc_chain *chain, u32 first, u64 guest, u64 len,
 		     struct qc_place *place)
 {
@@ -37,8 +43,7 @@ void qc_chain_lookup(struct qc_chain *chain, u32 first, u64 guest, u64 len,
 			continue;
 		place->layer = layer;
 		place->index = i;
-		if (layer->img && (ext->map == QC_MAP_DATA ||
-				   ext->map == QC_MAP_OWNED)) {
+		if (layer->img && on_device(ext->map)) {
 			place->epoch = qc_epoch_enter(layer->img);
 			place->counted = true;
 		}

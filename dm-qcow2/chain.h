@@ -77,7 +77,7 @@ void qc_chain_lookup(struct qc_chain *chain, u32 first, u64 guest, u64 len,
  * @first: index of the first layer to ask
  * @guest: byte offset
  * @len: bytes wanted, at least 1
- * @place: result: zeroes or data
+ * @place: result: zeroes, data or compressed data
  *
  * Context: may sleep.
  * Return: 0 or a negative error; then nothing is counted.

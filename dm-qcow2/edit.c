@@ -183,8 +183,8 @@ static void switch_l1(struct qc_image *img, struct list_head *list,
 	}
 	for (i = 0; i < count; i++)
 		qc_metaset_add(&img->metaset, first + i);
-	for (i = 0; i < clusters; i++)
-		qc_free_add(img, rec, start + i);
+	if (clusters)
+		qc_free_add(img, rec, start, clusters);
 	qc_free_end(img, rec);
 	img->h.l1_table_offset = h->l1_table_offset;
 	img->h.l1_size = h->l1_size;

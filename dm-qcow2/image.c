@@ -12,6 +12,7 @@
 #include "edit.h"
 #include "image.h"
 #include "snapshot.h"
+#include "unpack.h"
 
 /* Headers, with the feature name table, are read as far as this. */
 #define HEADER_READ_BYTES	4096U
@@ -394,6 +395,13 @@ static void image_init(struct qc_image *img, struct block_device *bdev)
 	INIT_WORK(&img->reap_work, qc_alloc_reap);
 }
 
+/* Forget all that was read: another geometry or contents may follow. */
+static void drop_cached(struct qc_image *img)
+{
+	qc_unpack_drop(img);
+	qc_block_drop_all(img);
+}
+
 static void image_free(struct qc_image *img)
 {
 	if (img->wq) {
@@ -402,7 +410,7 @@ static void image_free(struct qc_image *img)
 	}
 	if (img->reap_wq)
 		destroy_workqueue(img->reap_wq);
-	qc_block_drop_all(img);
+	drop_cached(img);
 	qc_metaset_clear(&img->metaset);
 	mempool_destroy(img->wb_pool);
 	mempool_destroy(img->free_pool);
@@ -473,7 +481,7 @@ static int image_read_geometry(struct qc_image *img)
 		err = read_header(img, &h);
 		/* Blocks of the old geometry would have another size. */
 		if (!err) {
-			qc_block_drop_all(img);
+			drop_cached(img);
 			set_geometry(img, &h);
 		}
 	}
@@ -576,7 +584,7 @@ static int image_load(struct qc_image *img)
 	int err;
 
 	drop_refcounts(img);
-	qc_block_drop_all(img);
+	drop_cached(img);
 	img->mode = QC_RO;
 	img->header_dirty = false;
 	err = read_header(img, &h);
@@ -810,7 +818,7 @@ void qc_image_deactivate(struct qc_image *img, struct qc_writer *writer)
 	if (writer && img->writer == writer)
 		stop_writing(img);
 	if (!--img->active)
-		qc_block_drop_all(img);
+		drop_cached(img);
 	mutex_unlock(&img->state_lock);
 	memalloc_noio_restore(noio);
 }

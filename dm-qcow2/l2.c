@@ -57,7 +57,7 @@ static enum qc_map map_of(u64 entry)
 	case QCOW2_COMPRESSED:
 		break;
 	}
-	return QC_MAP_BAD;
+	return entry == QC_ENTRY_POISON ? QC_MAP_BAD : QC_MAP_PACKED;
 }
 
 /* No slice in memory: the L1 entry tells whether there is one to read. */
@@ -115,6 +115,12 @@ void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
 		ext->host = (entry & QCOW2_OFFSET_MASK) + in_cluster;
 	else if (ext->map == QC_MAP_ZERO && (entry & QCOW2_OFLAG_COPIED))
 		ext->host = entry & QCOW2_OFFSET_MASK;
+	if (unlikely(ext->map == QC_MAP_PACKED)) {
+		ext->host = in_cluster;
+		ext->packed = entry;
+		/* No two entries are alike. */
+		len = min(run, len);
+	}
 	while (run < len && index < last) {
 		u64 next = entry_read(b, ++index);
 
@@ -151,12 +157,29 @@ void qc_l2_complain(struct qc_image *img, u64 guest)
 	if (entry == QC_ENTRY_POISON)
 		DMERR_LIMIT("%pg: invalid L2 entry of guest offset %llu; run qemu-img check",
 			    img->bdev, guest);
-	else if (entry & QCOW2_OFLAG_COMPRESSED)
-		DMERR_LIMIT("%pg: guest offset %llu: compressed clusters: not supported yet",
-			    img->bdev, guest);
 	else
 		DMERR_LIMIT("%pg: guest offset %llu: the device ends before its cluster",
 			    img->bdev, guest);
+}
+
+/* The host clusters that an entry refers to; returns how many. */
+static u32 entry_clusters(const struct qc_image *img, u64 entry, u64 *first)
+{
+	if (entry & QCOW2_OFLAG_COMPRESSED)
+		return qcow2_packed_clusters(&img->h, entry, first);
+	*first = (entry & QCOW2_OFFSET_MASK) >> img->h.cluster_bits;
+	return *first ? 1 : 0;
+}
+
+static bool refers_to_metadata(const struct qc_image *img, u64 entry)
+{
+	u64 first;
+	u32 n = entry_clusters(img, entry, &first);
+
+	while (n--)
+		if (qc_metaset_has(&img->metaset, first + n))
+			return true;
+	return false;
 }
 
 /* Check a slice just read; what is wrong becomes QC_ENTRY_POISON. */
@@ -168,13 +191,10 @@ static u32 check_entries(struct qc_image *img, struct qc_block *b,
 
 	for (i = 0; i < n; i++) {
 		u64 entry = be64_to_cpu(b->data[i]);
-		u64 offset = entry & QCOW2_OFFSET_MASK;
 		const char *msg;
 
 		msg = qcow2_l2_entry_check(&img->h, entry, img->dev_bytes);
-		if (!msg && !(entry & QCOW2_OFLAG_COMPRESSED) && offset &&
-		    qc_metaset_has(&img->metaset,
-				   offset >> img->h.cluster_bits))
+		if (!msg && refers_to_metadata(img, entry))
 			msg = "points to metadata";
 		if (!msg)
 			continue;
@@ -315,7 +335,7 @@ static void set_l1(struct qc_image *img, u64 guest, u64 host, u64 old,
 	/* Without memory for it the set protects less, no more than that. */
 	qc_metaset_add(&img->metaset, host >> img->h.cluster_bits);
 	if (old)
-		qc_free_add(img, rec, old >> img->h.cluster_bits);
+		qc_free_add(img, rec, old >> img->h.cluster_bits, 1);
 	qc_free_end(img, rec);
 	mutex_unlock(&img->meta_lock);
 }
@@ -385,6 +405,22 @@ static u64 changed_entry(enum qc_l2_op op, u64 old, u64 host)
 }
 
 /*
+ * Note what is lost when @old becomes @new.  Compressed clusters share host
+ * clusters: each of them has a reference to lose.
+ */
+static bool drop_old(struct qc_image *img, u64 old, u64 new,
+		     struct qc_free *rec)
+{
+	u64 first, kept;
+	u32 n = entry_clusters(img, old, &first);
+
+	if (!n || (entry_clusters(img, new, &kept) && kept == first &&
+		   !(old & QCOW2_OFLAG_COMPRESSED)))
+		return true;
+	return qc_free_add(img, rec, first, n);
+}
+
+/*
  * Change entries until @rec cannot hold another freed cluster.
  * Returns how many were done.
  */
@@ -398,10 +434,8 @@ static u32 set_entries(struct qc_image *img, struct qc_block *b, u32 index,
 		u64 old = entry_read(b, index + i);
 		u64 new = changed_entry(op, old,
 					host + ((u64)i << img->h.cluster_bits));
-		u64 drop = old & QCOW2_OFFSET_MASK;
 
-		if (drop && drop != (new & QCOW2_OFFSET_MASK) &&
-		    !qc_free_add(img, rec, drop >> img->h.cluster_bits))
+		if (!drop_old(img, old, new, rec))
 			break;
 		if (new != old)
 			WRITE_ONCE(b->data[index + i], cpu_to_be64(new));

@@ -16,14 +16,16 @@ struct qc_image;
  * @QC_MAP_DATA: on the device at @host; shared with a snapshot or read only:
  *	must not be written in place
  * @QC_MAP_OWNED: on the device at @host, this image's alone
+ * @QC_MAP_PACKED: compressed, see unpack.h
  * @QC_MAP_MISS: unknown until qc_l2_load() has read the L2 table
- * @QC_MAP_BAD: compressed or invalid, see qc_l2_complain()
+ * @QC_MAP_BAD: invalid, see qc_l2_complain()
  */
 enum qc_map {
 	QC_MAP_NONE,
 	QC_MAP_ZERO,
 	QC_MAP_DATA,
 	QC_MAP_OWNED,
+	QC_MAP_PACKED,
 	QC_MAP_MISS,
 	QC_MAP_BAD,
 };
@@ -34,13 +36,16 @@ enum qc_map {
  * @safe: the mapping is durable
  * @host: byte offset on the device, for QC_MAP_DATA and QC_MAP_OWNED; for
  *	QC_MAP_ZERO that of the host cluster kept for the first guest cluster
- *	if there is one and it is this image's alone, else 0
+ *	if there is one and it is this image's alone, else 0; for QC_MAP_PACKED
+ *	the offset in the decompressed cluster
+ * @packed: for QC_MAP_PACKED the L2 entry
  * @len: bytes from the guest offset on that are mapped alike
  */
 struct qc_extent {
 	enum qc_map map;
 	bool safe;
 	u64 host;
+	u64 packed;
 	u64 len;
 };
 

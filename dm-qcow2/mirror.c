@@ -8,6 +8,7 @@
 #include <linux/slab.h>
 
 #include "commit.h"
+#include "rw.h"
 #include "write.h"
 #include "zero.h"
 
@@ -298,6 +299,39 @@ static int copy_extent(struct window *w, const struct qc_place *place,
 	return 0;
 }
 
+/* Compressed: there is nothing on the device that could be copied as it is. */
+static int copy_packed(struct qc_target *t, struct window *w,
+		       const struct qc_place *place, u64 guest)
+{
+	struct qc_unpack u;
+	int err = qc_unpack_place(t, place, &u);
+
+	if (err)
+		return err;
+	err = qc_device_rw(w->m->dev->bdev, REQ_OP_WRITE, guest,
+			   u.data + place->ext.host, place->ext.len);
+	qc_unpack_put(&u);
+	return err;
+}
+
+static int copy_place(struct qc_target *t, struct window *w,
+		      struct qc_place *place, u64 guest)
+{
+	int err;
+
+	if (place->ext.map == QC_MAP_ZERO)
+		return qc_mirror_zero(w->m, guest, place->ext.len);
+	if (place->ext.map == QC_MAP_PACKED) {
+		err = copy_packed(t, w, place, guest);
+		qc_place_leave(place);
+		return err;
+	}
+	err = copy_extent(w, place, guest);
+	if (err)
+		qc_place_leave(place);
+	return err;
+}
+
 /* What is at @c->start, within the window that ends at @end. */
 static int copy_step(struct qc_target *t, struct window *w,
 		     struct qc_mirror_copy *c, u64 end)
@@ -312,13 +346,9 @@ static int copy_step(struct qc_target *t, struct window *w,
 	len = place.ext.len;
 	if (place.index >= c->layers) {
 		qc_place_leave(&place);
-	} else if (place.ext.map == QC_MAP_ZERO) {
-		err = qc_mirror_zero(w->m, c->start, len);
 	} else {
-		err = copy_extent(w, &place, c->start);
-		if (err)
-			qc_place_leave(&place);
-		else
+		err = copy_place(t, w, &place, c->start);
+		if (!err && place.ext.map != QC_MAP_ZERO)
 			c->copied += len;
 	}
 	if (!err)

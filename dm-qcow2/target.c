@@ -19,6 +19,8 @@
 #define WORDS_PER_LAYER		3
 /* What one bio may drop: whole clusters of any size. */
 #define MAX_DROP_SECTORS	(SZ_2G >> SECTOR_SHIFT)
+/* Small compressed clusters share a work item. */
+#define UNPACK_BYTES		SZ_64K
 
 /* Table lines */
 
@@ -262,6 +264,20 @@ static void set_layer_sizes(struct qc_target *t)
 	}
 }
 
+static int fit_reserve(struct qc_target *t)
+{
+	u32 i;
+	int err = 0;
+
+	for (i = 0; i < t->chain.nr && !err; i++)
+		if (t->chain.layer[i].img)
+			err = qc_reserve_fit(&t->reserve,
+					     t->chain.layer[i].img);
+	if (err)
+		t->ti->error = "No memory for the target";
+	return err;
+}
+
 /* Pieces that a copy makes must be whole logical blocks of the top image. */
 static int check_blocks(struct qc_target *t)
 {
@@ -399,6 +415,8 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 	if (!err)
 		err = check_blocks(t);
+	if (!err)
+		err = fit_reserve(t);
 	if (err) {
 		qc_free_target(t);
 		return err;
@@ -451,6 +469,39 @@ static int remap(struct bio *bio, struct qc_io *io,
 	return DM_MAPIO_REMAPPED;
 }
 
+/*
+ * A part of a compressed read, at most as much as fits into a work item of its
+ * own: so many of them run beside each other.
+ */
+static int map_packed(struct qc_target *t, struct bio *bio,
+		      struct qc_place *place, u64 guest)
+{
+	u32 unit = max_t(u32, place->layer->img->h.cluster_size, UNPACK_BYTES);
+	u32 len = unit - (guest & (unit - 1));
+	bool done = place->ext.len >= min(len, bio->bi_iter.bi_size);
+	struct qc_unpack u;
+
+	if (len < bio->bi_iter.bi_size)
+		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
+	if (done)
+		done = qc_unpack_find(place->layer->img, place->ext.packed, &u);
+	if (done)
+		qc_unpack_to_bio(&u, place->ext.host, bio, 0,
+				 bio->bi_iter.bi_size);
+	qc_place_leave(place);
+	if (!done)
+		return defer(t, bio, guest);
+	qc_unpack_put(&u);
+	bio_endio(bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static bool wants_populate(struct qc_target *t, const struct qc_place *place)
+{
+	return t->copy_on_read && t->writable &&
+		place->layer != &t->chain.layer[0];
+}
+
 static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 		    u64 guest)
 {
@@ -460,11 +511,13 @@ static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 	switch (place.ext.map) {
 	case QC_MAP_OWNED:
 	case QC_MAP_DATA:
-		if (t->copy_on_read && t->writable &&
-		    place.layer != &t->chain.layer[0]) {
+	case QC_MAP_PACKED:
+		if (wants_populate(t, &place)) {
 			qc_place_leave(&place);
 			return defer(t, bio, guest);
 		}
+		if (place.ext.map == QC_MAP_PACKED)
+			return map_packed(t, bio, &place, guest);
 		return remap(bio, io, &place);
 	case QC_MAP_ZERO:
 		if (place.ext.len < bio->bi_iter.bi_size)
@@ -628,6 +681,8 @@ static int activate(struct qc_target *t)
 	err = check_length(t);
 	if (!err)
 		err = check_blocks(t);
+	if (!err)
+		err = fit_reserve(t);
 	if (err)
 		deactivate_layers(t, 0);
 	return err;
@@ -832,15 +887,25 @@ static int __init qc_init(void)
 
 	if (err)
 		return err;
+	err = qc_unpack_init();
+	if (err)
+		goto out_cache;
 	err = dm_register_target(&qcow2_target);
 	if (err)
-		qc_cache_exit();
+		goto out_unpack;
+	return 0;
+
+out_unpack:
+	qc_unpack_exit();
+out_cache:
+	qc_cache_exit();
 	return err;
 }
 
 static void __exit qc_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
+	qc_unpack_exit();
 	qc_cache_exit();
 }
 

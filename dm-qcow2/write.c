@@ -8,6 +8,7 @@
 
 #include "alloc.h"
 #include "commit.h"
+#include "rw.h"
 #include "write.h"
 #include "zero.h"
 
@@ -201,21 +202,6 @@ static int child_write_wait(struct qc_io *io, u64 pos, u64 len, u64 host)
 
 /* Copy-on-write */
 
-static int device_rw(struct block_device *bdev, blk_opf_t op, u64 host,
-		     void *buf, u32 len)
-{
-	struct bio_vec vec;
-	struct bio bio;
-	int err;
-
-	bio_init(&bio, bdev, &vec, 1, op);
-	bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
-	__bio_add_page(&bio, virt_to_page(buf), len, 0);
-	err = submit_bio_wait(&bio);
-	bio_uninit(&bio);
-	return err;
-}
-
 static int copy_data(struct qc_target *t, const struct qc_place *place,
 		     u64 host)
 {
@@ -233,11 +219,11 @@ static int copy_data(struct qc_target *t, const struct qc_place *place,
 	while (left && !err) {
 		u32 n = min_t(u64, left, COPY_BYTES);
 
-		err = device_rw(place->layer->dev->bdev, REQ_OP_READ, from,
-				buf, n);
+		err = qc_device_rw(place->layer->dev->bdev, REQ_OP_READ, from,
+				   buf, n);
 		if (!err)
-			err = device_rw(t->top->bdev, REQ_OP_WRITE, host, buf,
-					n);
+			err = qc_device_rw(t->top->bdev, REQ_OP_WRITE, host,
+					   buf, n);
 		from += n;
 		host += n;
 		left -= n;
@@ -247,6 +233,34 @@ static int copy_data(struct qc_target *t, const struct qc_place *place,
 	else
 		mutex_unlock(&t->copy_lock);
 	return err;
+}
+
+static int copy_packed(struct qc_target *t, const struct qc_place *place,
+		       u64 host)
+{
+	struct qc_unpack u;
+	int err = qc_unpack_place(t, place, &u);
+
+	if (err)
+		return err;
+	err = qc_device_rw(t->top->bdev, REQ_OP_WRITE, host,
+			   u.data + place->ext.host, place->ext.len);
+	qc_unpack_put(&u);
+	return err;
+}
+
+static int copy_place(struct qc_target *t, const struct qc_place *place,
+		      u64 host, bool virgin)
+{
+	switch (place->ext.map) {
+	case QC_MAP_ZERO:
+		return virgin ? 0 :
+			qc_alloc_zero_host(t->top, host, place->ext.len);
+	case QC_MAP_PACKED:
+		return copy_packed(t, place, host);
+	default:
+		return copy_data(t, place, host);
+	}
 }
 
 /*
@@ -262,10 +276,7 @@ static int fill_old(struct qc_target *t, u64 guest, u64 len, u64 host,
 
 		if (err)
 			return err;
-		if (place.ext.map != QC_MAP_ZERO)
-			err = copy_data(t, &place, host);
-		else if (!virgin)
-			err = qc_alloc_zero_host(t->top, host, place.ext.len);
+		err = copy_place(t, &place, host, virgin);
 		qc_place_leave(&place);
 		if (err)
 			return err;
@@ -577,8 +588,42 @@ static bool wants_populate(struct qc_io *io, const struct qc_place *place)
 	struct qc_target *t = io->t;
 
 	return t->copy_on_read && t->writable &&
-		place->ext.map == QC_MAP_DATA &&
+		place->ext.map != QC_MAP_ZERO &&
 		place->layer != &t->chain.layer[0];
+}
+
+static int read_packed(struct qc_io *io, const struct qc_place *place)
+{
+	struct qc_unpack u;
+	int err = qc_unpack_place(io->t, place, &u);
+
+	if (err)
+		return err;
+	qc_unpack_to_bio(&u, place->ext.host, io->bio, io->pos - io->start,
+			 place->ext.len);
+	qc_unpack_put(&u);
+	return 0;
+}
+
+static enum step read_place(struct qc_io *io, struct qc_place *place)
+{
+	int err = 0;
+
+	switch (place->ext.map) {
+	case QC_MAP_ZERO:
+		child_zero(io, place->ext.len);
+		break;
+	case QC_MAP_PACKED:
+		err = read_packed(io, place);
+		qc_place_leave(place);
+		break;
+	default:
+		child_submit(io, place);
+	}
+	if (err)
+		return io_error(io, err);
+	io->pos += place->ext.len;
+	return STEP_NEXT;
 }
 
 static enum step read_step(struct qc_io *io)
@@ -597,14 +642,7 @@ static enum step read_step(struct qc_io *io)
 			return STEP_DEFERRED;
 		err = qc_chain_resolve(&t->chain, 0, io->pos, len, &place);
 	}
-	if (err)
-		return io_error(io, err);
-	if (place.ext.map == QC_MAP_ZERO)
-		child_zero(io, place.ext.len);
-	else
-		child_submit(io, &place);
-	io->pos += place.ext.len;
-	return STEP_NEXT;
+	return err ? io_error(io, err) : read_place(io, &place);
 }
 
 /* Discard and write-zeroes */
@@ -1031,6 +1069,7 @@ int qc_populate(struct qc_target *t, struct qc_populate *p)
 int qc_write_init(struct qc_target *t)
 {
 	mutex_init(&t->copy_lock);
+	qc_reserve_init(&t->reserve);
 	init_rwsem(&t->jobs);
 	spin_lock_init(&t->space_lock);
 	INIT_LIST_HEAD(&t->space_ios);
@@ -1055,5 +1094,6 @@ void qc_write_exit(struct qc_target *t)
 	}
 	if (t->copy_buf)
 		free_pages((unsigned long)t->copy_buf, COPY_ORDER);
+	qc_reserve_exit(&t->reserve);
 	bioset_exit(&t->bios);
 }

@@ -18,6 +18,7 @@
 #include "chain.h"
 #include "edit.h"
 #include "mirror.h"
+#include "unpack.h"
 
 struct dm_target;
 struct qc_populate;
@@ -49,6 +50,7 @@ struct qc_populate;
  * @bios: pieces of guest bios
  * @copy_lock: protects @copy_buf
  * @copy_buf: used when no memory is left
+ * @reserve: as well, to decompress
  * @space_lock: protects @space_ios and @suspending
  * @space_ios: ios that wait for free clusters
  * @space_work: tries them again
@@ -77,6 +79,7 @@ struct qc_target {
 	struct bio_set bios;
 	struct mutex copy_lock;		/* copy_buf */
 	void *copy_buf;
+	struct qc_reserve reserve;
 	spinlock_t space_lock;		/* space_ios, suspending, requeue */
 	struct list_head space_ios;
 	struct delayed_work space_work;
@@ -196,6 +199,24 @@ struct qc_populate {
  * Return: 0 or a negative error: -ENOSPC, -EIO, -ENOMEM.
  */
 int qc_populate(struct qc_target *t, struct qc_populate *p);
+
+/**
+ * qc_unpack_place() - get the contents of the compressed cluster at a place
+ * @t: the target
+ * @place: from a lookup, QC_MAP_PACKED; the contents that it means start at
+ *	its offset in the cluster
+ * @u: result; qc_unpack_put() is due
+ *
+ * Context: as qc_unpack_get().
+ * Return: 0 or a negative error, logged.
+ */
+static inline int qc_unpack_place(struct qc_target *t,
+				  const struct qc_place *place,
+				  struct qc_unpack *u)
+{
+	return qc_unpack_get(place->layer->img, place->ext.packed, &t->reserve,
+			     u);
+}
 
 /**
  * qc_write_init() - prepare a target's slow path

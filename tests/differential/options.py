@@ -14,7 +14,8 @@ OVERLAYS = 3
 
 class Layer:
     def __init__(self, name, fmt, size, cluster_size=0, compat="1.1",
-                 refcount_bits=16, preallocation="off"):
+                 refcount_bits=16, preallocation="off",
+                 compression="zlib"):
         self.name = name
         self.fmt = fmt
         self.size = size
@@ -22,11 +23,13 @@ class Layer:
         self.compat = compat
         self.refcount_bits = refcount_bits
         self.preallocation = preallocation
+        self.compression = compression
 
     def create_options(self):
         out = f"compat={self.compat},cluster_size={self.cluster_size}"
         if self.compat == "1.1":
             out += f",refcount_bits={self.refcount_bits}"
+            out += f",compression_type={self.compression}"
         return out + f",preallocation={self.preallocation}"
 
     def __str__(self):
@@ -60,6 +63,8 @@ class Options:
                                rng.choice(["1.1", "1.1", "0.10"]),
                                rng.choice([8, 16, 32, 64]))
                          for n in range(OVERLAYS)]
+        for layer in self.layers + self.overlays:
+            layer.compression = rng.choice(["zlib", "zstd"])
         self.initial_snapshots = bits > 1 and rng.random() < 0.35 and \
             rng.randint(1, 2) or 0
         self.zero_from = rng.random() < 0.4

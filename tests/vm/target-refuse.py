@@ -29,68 +29,10 @@ def refused(layers, length, message, features=(), read_only=False):
     raise ktap.Failure("it was opened")
 
 
-def read_fails(layers, length, offset, message):
-    """It opens, but that read fails with EIO and the log says why."""
-    fx.kernel_log()
-    with fx.opened(layers, length) as (_, dev):
-        try:
-            dev.read(offset, 4096)
-            raise ktap.Failure("the read succeeded")
-        except OSError as e:
-            ktap.equal(e.errno, 5, "errno")
-        log = fx.kernel_log()
-        ktap.check(re.search(message, log, re.I),
-                   f"no {message!r} in the kernel log:\n{log}")
-        ktap.equal(dev.read(0, 4096), b"\1" * 4096, "other sectors")
-
-
 def poke(name, offset, fmt, value):
     with open(name, "r+b") as f:
         f.seek(offset)
         f.write(struct.pack(">" + fmt, value))
-
-
-@ktap.test
-def a_compressed_cluster():
-    fx.create("plain", MIB)
-    fx.qemu_io("plain", "write -P 7 0 1M")
-    fx.qemu_img("convert", "-c", "-O", "qcow2", "plain", "packed")
-    fx.pad("packed")
-    fx.create("image", MIB)
-    fx.qemu_io("image", "write -P 1 0 64k", "write -c -P 7 512k 64k")
-    fx.pad("image")
-    read_fails([("qcow2", "image")], MIB, 512 * KIB,
-               "compressed clusters: not supported yet")
-
-
-@ktap.test
-def a_write_to_a_compressed_cluster():
-    fx.create("image", MIB)
-    fx.qemu_io("image", "write -P 1 0 64k", "write -c -P 7 512k 64k")
-    fx.pad("image")
-    fx.kernel_log()
-    with fx.opened([("qcow2", "image")], MIB) as (_, dev):
-        try:
-            dev.write(512 * KIB, b"x" * 512)
-            raise ktap.Failure("the write succeeded")
-        except OSError as e:
-            ktap.equal(e.errno, 5, "errno")
-    ktap.check("compressed" in fx.kernel_log(), "nothing in the log")
-    fx.check("image")
-    ktap.same_bytes(fx.content("image")[512 * KIB:576 * KIB],
-                    b"\7" * 64 * KIB, "the compressed cluster")
-
-
-@ktap.test
-def zstd_compression_type():
-    fx.create("image", MIB, compression_type="zstd")
-    fx.qemu_io("image", "write -P 1 0 64k", "write -c -P 7 512k 64k")
-    fx.pad("image")
-    fx.kernel_log()
-    try:
-        read_fails([("qcow2", "image")], MIB, 512 * KIB, "compress")
-    except OSError:
-        ktap.check("compress" in fx.kernel_log(), "nothing in the log")
 
 
 @ktap.test
