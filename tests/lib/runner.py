@@ -263,6 +263,7 @@ def target(long):
         return suite("target-")
     return ["tests/vm/suite", "target-refuse.py", "target-write.py",
             "target-read.py=raw",
+            "target-compressed.py=mixed.*zstd,neighbours,damaged",
             "target-by-hand.sh=documented,fio_jobs,error_if,failed_metadata,"
             "file_system,suspend,internal"]
 
