@@ -110,14 +110,12 @@ class Ktap:
 
 
 class Job:
-    """name: command; after: names of jobs to wait for; seconds: expected."""
+    """name: command; after: names of jobs to wait for; timeout: seconds."""
 
-    def __init__(self, name, command, after=(), seconds=60, console=False,
-                 timeout=2700):
+    def __init__(self, name, command, after=(), console=False, timeout=2700):
         self.name = name
         self.command = command
         self.after = after
-        self.seconds = seconds
         self.console = console
         self.timeout = timeout
         self.state = "waiting"
@@ -235,8 +233,8 @@ class Runner:
 
 
 def vm(*options):
-    return ["scripts/vm", "--quiet-console", "--log", "@CONSOLE@", "--disk",
-            "4G", *options, "--"]
+    return ["scripts/vm", "--quiet-console", "--log", "@CONSOLE@", "--timeout",
+            "14400", "--disk", "4G", *options, "--"]
 
 
 def suite(*patterns):
@@ -264,56 +262,72 @@ def target(long):
     return ["tests/vm/suite", "target-refuse.py", "target-write.py",
             "target-read.py=raw",
             "target-compressed.py=mixed.*zstd,neighbours,damaged",
-            "target-by-hand.sh=documented,fio_jobs,error_if,failed_metadata,"
-            "file_system,suspend,internal"]
+            "target-jobs.py",
+            "target-by-hand.sh=documented,fio_jobs,live,error_if,"
+            "failed_metadata,file_system,suspend,internal"]
 
 
 def setup(long):
-    return suite("setup-") if long else suite("setup-(open|many|files)")
+    if long:
+        return suite("setup-")
+    return suite("setup-(open|many|files)") + [
+        "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
+        "setup-copy.sh=finish"]
+
+
+def debug(long):
+    """On the debug kernel: all, or a way through each file of the module."""
+    if long:
+        return ["tests/vm/suite", "--kmemleak"] + suite()[1:]
+    return ["tests/vm/suite", "--kmemleak",
+            "target-write.py=65536,64_bits,snapshots:_4096,zero_clusters,"
+            "limit,flush",
+            "target-read.py=raw_bottom,different",
+            "target-jobs.py=active.*512,populate.*4096,grow.*4096",
+            "target-compressed.py=neighbours",
+            "target-by-hand.sh=suspend,error_if,failed_metadata,internal",
+            "setup-open.sh=open_write"]
+
+
+def minutes(long, few):
+    """The seconds after which a job hangs."""
+    return 14400 if long else 60 * few
 
 
 def jobs_of_check(long):
-    """In the order in which they start."""
+    """In the order in which they start. The debug kernel takes longest, at a
+    low priority: it is started first."""
+    root = ["stable-root"]
     return [
-        Job("unit", ["make", "-s", "-C", "tests", "unit"], seconds=20),
-        Job("stable-root", ["tests/static", "root", "stable"], seconds=120),
-        Job("static", ["tests/static", "all"], ["stable-root"], 60),
-        Job("target", vm() + target(long), ["stable-root"], 300, True,
-            7200 if long else 2700),
-        Job("setup", vm() + setup(long), ["stable-root"], 300, True,
-            7200 if long else 2700),
-        Job("crash", ["tests/crash/run", "--points",
+        Job("unit", ["make", "-s", "-C", "tests", "unit"]),
+        Job("stable-root", ["tests/static", "root", "stable"]),
+        Job("debug-kernel", ["tests/static", "debug-kernel"], root,
+            timeout=7200),
+        Job("static", ["tests/static", "all"], root),
+        Job("target", vm() + target(long), root, True, minutes(long, 45)),
+        Job("setup", vm() + setup(long), root, True, minutes(long, 45)),
+        Job("crash", ["tests/crash/run", "--log", "@CONSOLE@", "--points",
                       "2000" if long else "150"] +
-            (["--faults"] if long else []),
-            ["stable-root"], 300, False, 7200 if long else 2400),
+            (["--faults"] if long else []), root, True, minutes(long, 40)),
+        Job("crash-jobs", ["tests/crash/jobs", "--log", "@CONSOLE@",
+                           "--points", "200" if long else "25"], root, True,
+            minutes(long, 40)),
+        Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
+                             "--vm=--quiet-console", "--vm=--timeout",
+                             "--vm=14400", "--seeds", "200" if long else "20"],
+            root, True, minutes(long, 40)),
         Job("hostile", ["tests/hostile/run"] +
             (["--random", "3000"] if long else ["--stable", "--random", "60"]),
-            ["debug-kernel" if long else "stable-root"], 300, True,
-            7200 if long else 2400),
-        Job("oldstable", vm("--suite", "oldstable") + matrix(long),
-            ["stable-root"], 300, True),
-        Job("testing", vm("--suite", "testing") + matrix(long),
-            ["stable-root"], 300, True),
+            ["debug-kernel"] if long else root, True, minutes(long, 40)),
+        Job("kselftest", ["tests/kselftest/run-vm"] +
+            (["--all"] if long else []), root, True, minutes(long, 45)),
+        Job("oldstable", vm("--suite", "oldstable") + matrix(long), root, True,
+            minutes(long, 45)),
+        Job("testing", vm("--suite", "testing") + matrix(long), root, True,
+            minutes(long, 45)),
+        Job("debug", vm("--debug") + debug(long), ["debug-kernel"], True,
+            minutes(long, 45)),
     ]
-
-
-def jobs_of_check_long():
-    """What takes longer than the rest together."""
-    return [
-        Job("debug-kernel", ["tests/static", "debug-kernel"],
-            ["stable-root"], 400, timeout=7200),
-        Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
-                             "--vm=--quiet-console", "--seeds", "200"],
-            ["stable-root"], 360, True, 7200),
-        Job("kselftest", ["tests/kselftest/run-vm", "--all"],
-            ["stable-root"], 60, True, 7200),
-        Job("debug", vm("--debug") + ["tests/vm/suite", "--kmemleak"] +
-            suite()[1:], ["debug-kernel"], 600, True, 7200),
-    ]
-
-
-def all_jobs(long):
-    return jobs_of_check(long) + (jobs_of_check_long() if long else [])
 
 
 def main():
@@ -322,7 +336,7 @@ def main():
     parser.add_argument("--results", default=os.path.join(CACHE, "results"))
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
-    jobs = [j for j in all_jobs(args.long) if not args.names or
+    jobs = [j for j in jobs_of_check(args.long) if not args.names or
             any(re.fullmatch(n, j.name) for n in args.names)]
     if not jobs:
         parser.error("no test has such a name")
