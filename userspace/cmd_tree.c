@@ -164,15 +164,21 @@ static void show_root(struct view *view, uint32_t index)
 		print_subtree(view, index, NULL, "");
 }
 
-/* Whether an image is to be shown at the left */
+/*
+ * Whether an image is to be shown at the left. What only a link in a raw disk led
+ * to is none.
+ */
 static bool is_root(const struct view *view, uint32_t index)
 {
+	const struct forest_image *image = &view->forest.images[index];
+
 	if (view->drawn[index])
 		return false;
-	if (view->wanted && !view->wanted[index])
+	if (view->wanted)
+		return view->wanted[index];
+	if (image->format != FORMAT_QCOW2 && !image->overlays)
 		return false;
-	return view->wanted ||
-		forest_root(&view->forest, index) == index ||
+	return forest_root(&view->forest, index) == index ||
 		view->forest.images[forest_root(&view->forest, index)].backing !=
 		FOREST_NONE;
 }
