@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * jobs: the jobs under way, and those whose result nobody has asked for.
+ * jobs [--clean]: the jobs under way, and those whose result nobody has asked for.
  */
 #include <stdio.h>
 #include <string.h>
@@ -51,9 +51,32 @@ static bool visit(const struct job_record *record, void *data)
 	return false;
 }
 
+/* What a dead process left in the kernel goes with recover(). */
+static bool forget_over(const struct job_record *record, void *data)
+{
+	(void)data;
+	if (!job_running(record))
+		job_forget(record);
+	return false;
+}
+
+static int clean(void)
+{
+	int r = begin_change(true);
+
+	if (!r)
+		job_each(forget_over, NULL);
+	end_change();
+	state_unlock();
+	return r;
+}
+
 int cmd_jobs(struct arguments *args)
 {
 	struct json_object *all = NULL;
+
+	if (args->clean)
+		return clean();
 
 	if (args->json)
 		all = json_object_new_array();

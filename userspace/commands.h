@@ -8,11 +8,17 @@
 #include <stdbool.h>
 
 #include "chain.h"
+#include "freeze.h"
 #include "job.h"
+
+/* As many words have a meaning each, by their place. */
+#define WORDS_MAX	3
 
 /**
  * struct arguments - a command line, taken apart
  * @words: what is no option, NULL where there are fewer
+ * @all_words: all of them
+ * @word_count: how many there are
  * @json: --json
  * @read_only: --read-only
  * @partitions: --partitions
@@ -40,9 +46,14 @@
  * @search: --search, each
  * @nsearch: number of @search
  * @job: --json, --detach, --bandwidth
+ * @freeze: --fsfreeze, --qga, each
+ * @together: words are NAME=OVERLAY
+ * @clean: --clean
  */
 struct arguments {
-	const char *words[3];
+	const char *words[WORDS_MAX];
+	char **all_words;
+	unsigned int word_count;
 	bool json;
 	bool read_only;
 	bool partitions;
@@ -70,6 +81,9 @@ struct arguments {
 	const char **search;
 	unsigned int nsearch;
 	struct job_options job;
+	struct freeze freeze;
+	bool together;
+	bool clean;
 };
 
 /* All return 0 or a negative errno, reported. */
@@ -90,6 +104,7 @@ int cmd_jobs(struct arguments *args);
 int cmd_wait(struct arguments *args);
 int cmd_cancel(struct arguments *args);
 int cmd_tree(struct arguments *args);
+int cmd_revert(struct arguments *args);
 
 /** is_path() - is a word a path, or else the name of a device? */
 bool is_path(const char *word);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,9 @@ enum option_id {
 	OPT_SEARCH,
 	OPT_BANDWIDTH,
 	OPT_DETACH,
+	OPT_FSFREEZE,
+	OPT_QGA,
+	OPT_CLEAN,
 	/* No option: stands for chain_options */
 	OPT_CHAIN,
 };
@@ -76,6 +80,9 @@ static const struct option options[] = {
 	{ "search", required_argument, NULL, OPT_SEARCH },
 	{ "bandwidth", required_argument, NULL, OPT_BANDWIDTH },
 	{ "detach", no_argument, NULL, OPT_DETACH },
+	{ "fsfreeze", required_argument, NULL, OPT_FSFREEZE },
+	{ "qga", required_argument, NULL, OPT_QGA },
+	{ "clean", no_argument, NULL, OPT_CLEAN },
 	{ }
 };
 
@@ -126,10 +133,16 @@ static const struct command commands[] = {
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT },
 	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]",
 	  "create an image (SIZE and OPTIONS as for qemu-img)" },
-	{ "snapshot", cmd_snapshot, 2, 2, { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW },
-	  "NAME|IMAGE OVERLAY [--existing] [--no-grow]\n"
+	{ "snapshot", cmd_snapshot, 1, INT_MAX,
+	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_FSFREEZE, OPT_QGA },
+	  "NAME|IMAGE OVERLAY | NAME=OVERLAY... [--existing] [--no-grow]\n"
+	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on writing in OVERLAY; what was written so far stays as it is" },
+	{ "revert", cmd_revert, 3, 3, { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW },
+	  "NAME IMAGE OVERLAY [--existing] [--no-grow]\n"
+	  "             [--backing-format IMAGE=FORMAT]",
+	  "go on in OVERLAY from what a lower image shows" },
 	{ "commit", cmd_commit, 1, 1,
 	  { OPT_TOP, OPT_BASE, OPT_DELETE, OPT_CHAIN },
 	  "NAME|IMAGE [--top IMAGE] [--base IMAGE] [--delete]",
@@ -153,7 +166,8 @@ static const struct command commands[] = {
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_UNSAFE, OPT_CHAIN },
 	  "NAME|IMAGE -b BACKING -F FORMAT [-u]",
 	  "change the backing file, and keep the contents (with -u do not)" },
-	{ "jobs", cmd_jobs, 0, 0, { 0 }, "", "list what is under way" },
+	{ "jobs", cmd_jobs, 0, 0, { OPT_CLEAN }, "[--clean]",
+	  "list what is under way" },
 	{ "wait", cmd_wait, 1, 1, { 0 }, "NAME|IMAGE",
 	  "wait until a job is over" },
 	{ "cancel", cmd_cancel, 1, 1, { 0 }, "NAME|IMAGE",
@@ -248,11 +262,11 @@ static bool *chain_flag(struct arguments *args, int option)
 	}
 }
 
-static void add_search(struct arguments *args, const char *directory)
+static void add_string(const char ***list, unsigned int *count,
+		       const char *string)
 {
-	args->search = grow_array(args->search, args->nsearch,
-				  sizeof(*args->search));
-	args->search[args->nsearch++] = directory;
+	*list = grow_array(*list, *count, sizeof(**list));
+	(*list)[(*count)++] = string;
 }
 
 /* Those of the commands that merge or copy images */
@@ -272,7 +286,7 @@ static int set_chain_option(struct arguments *args, int option)
 		args->image_format = optarg;
 		break;
 	case OPT_SEARCH:
-		add_search(args, optarg);
+		add_string(&args->search, &args->nsearch, optarg);
 		break;
 	case OPT_BANDWIDTH:
 		return job_bandwidth(optarg, &args->job.bandwidth);
@@ -312,6 +326,17 @@ static int set_option(struct arguments *args, int option)
 		break;
 	case OPT_OPTIONS:
 		args->options = optarg;
+		break;
+	case OPT_FSFREEZE:
+		add_string(&args->freeze.mounts, &args->freeze.mount_count,
+			   optarg);
+		break;
+	case OPT_QGA:
+		add_string(&args->freeze.sockets, &args->freeze.socket_count,
+			   optarg);
+		break;
+	case OPT_CLEAN:
+		args->clean = true;
 		break;
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
@@ -366,7 +391,9 @@ static int parse(int argc, char **argv, struct arguments *args,
 			    (*command)->name, (*command)->usage);
 		return usage_error();
 	}
-	for (i = 0; i < words; i++)
+	args->all_words = argv + optind + 1;
+	args->word_count = words;
+	for (i = 0; i < words && i < WORDS_MAX; i++)
 		args->words[i] = argv[optind + 1 + i];
 	for (i = 0; i < count; i++) {
 		if (!takes(*command, seen[i])) {
@@ -410,6 +437,7 @@ int main(int argc, char **argv)
 	if (!r && command)
 		r = command->run(&args);
 	formats_free(&args.formats);
+	freeze_free(&args.freeze);
 	free(args.search);
 	if (fflush(stdout) == EOF && !r)
 		r = report_errno(errno, "Cannot write the result");

@@ -101,7 +101,7 @@ static void kernel_log_print(int fd)
 	char record[8192], *message;
 	ssize_t len;
 
-	while ((len = read(fd, record, sizeof(record) - 1)) > 0) {
+	while (!report_muted() && (len = read(fd, record, sizeof(record) - 1)) > 0) {
 		record[len] = '\0';
 		message = strchr(record, ';');
 		if (!message || strncmp(message + 1, "device-mapper:", 14))
@@ -204,6 +204,43 @@ int dm_suspend(const char *name)
 {
 	return task_do(task_new(DM_DEVICE_SUSPEND, name), false, "suspend",
 		       name);
+}
+
+static int errno_of(struct dm_task *task)
+{
+	int error = dm_task_get_errno(task);
+
+	return error ? -error : -EIO;
+}
+
+int dm_suspend_now(const char *name, bool lockfs)
+{
+	struct dm_task *task = task_new(DM_DEVICE_SUSPEND, name);
+	int r = -ENOMEM;
+
+	if (task && (lockfs || dm_task_skip_lockfs(task)))
+		r = dm_task_run(task) ? 0 : errno_of(task);
+	if (task)
+		dm_task_destroy(task);
+	return r;
+}
+
+int dm_resume_now(const char *name, bool lockfs, uint32_t *cookie)
+{
+	struct dm_task *task = task_new(DM_DEVICE_RESUME, name);
+	int r = -ENOMEM;
+
+	if (task && (lockfs || dm_task_skip_lockfs(task)) &&
+	    dm_task_set_cookie(task, cookie, UDEV_FLAGS))
+		r = dm_task_run(task) ? 0 : errno_of(task);
+	if (task)
+		dm_task_destroy(task);
+	return r;
+}
+
+void dm_settle(uint32_t cookie)
+{
+	dm_udev_wait(cookie);
 }
 
 int dm_clear(const char *name)

@@ -110,6 +110,28 @@ int dm_resume(const char *name);
 /** dm_suspend() - suspend.  Return: 0 or an error, reported. */
 int dm_suspend(const char *name);
 
+/**
+ * dm_suspend_now() - suspend, without a word
+ * @name: device
+ * @lockfs: freeze a file system on it
+ *
+ * Return: 0 or a negative errno, unreported.
+ */
+int dm_suspend_now(const char *name, bool lockfs);
+
+/**
+ * dm_resume_now() - resume as dm_resume(), without a word, not waiting for udev
+ * @name: device
+ * @lockfs: freeze a file system on it where that needs a suspend
+ * @cookie: 0 at first, for dm_settle() when all is resumed
+ *
+ * Return: 0 or a negative errno, unreported.
+ */
+int dm_resume_now(const char *name, bool lockfs, uint32_t *cookie);
+
+/** dm_settle() - wait for udev */
+void dm_settle(uint32_t cookie);
+
 /** dm_clear() - drop the inactive table.  Return: 0 or an error, reported. */
 int dm_clear(const char *name);
 

@@ -10,6 +10,10 @@
  *   phase      snapshot: "prepare", or "swap" just before the resume ioctl
  *   old, new_state          snapshot: state before and after
  *   new        snapshot, create: the file that was made (newimage.c)
+ *   parts      group: the entries of its snapshots
+ *   freeze     group: what was frozen (freeze.c)
+ *
+ * A revert has what a snapshot has.
  */
 #include "recover.h"
 
@@ -19,6 +23,7 @@
 #include <unistd.h>
 
 #include "attach.h"
+#include "freeze.h"
 #include "jobdev.h"
 #include "newimage.h"
 #include "report.h"
@@ -278,6 +283,12 @@ static int snapshot_done(struct json_object *entry)
 	return r;
 }
 
+/* Nobody had the device open: no matter where it goes on. */
+static bool is_revert(struct json_object *entry)
+{
+	return !strcmp(json_string(entry, "operation"), "revert");
+}
+
 /* On the old chain or on the new one? The active table tells. */
 static int recover_snapshot_of(struct json_object *entry,
 			       const struct device *device)
@@ -288,7 +299,8 @@ static int recover_snapshot_of(struct json_object *entry,
 
 	if (!image_id_equal(&device->layers[0].id, &id)) {
 		r = stay_on_old(device);
-	} else if (device->dm.suspended && is_unwritten(overlay)) {
+	} else if (device->dm.suspended && !is_revert(entry) &&
+		   is_unwritten(overlay)) {
 		r = back_to_old_top(device);
 	} else {
 		r = device->dm.suspended ? dm_resume(device->name) : 0;
@@ -318,6 +330,59 @@ static int recover_snapshot(struct json_object *entry)
 	return r;
 }
 
+/* Does the device of a snapshot write to its overlay already? */
+static bool is_on_new(struct json_object *part)
+{
+	struct json_object *overlay = top_of(member(part, "new_state"));
+	struct image_id id = layer_id(overlay);
+	struct device device;
+	bool new;
+
+	if (!device_of(part).exists ||
+	    !device_load(json_string(part, "name"), &device))
+		return false;
+	new = image_id_equal(&device.layers[0].id, &id) &&
+		!device.dm.suspended;
+	device_free(&device);
+	return new;
+}
+
+/* One has its new chain: the others follow. */
+static void roll_forward(struct json_object *parts)
+{
+	unsigned int i, count = json_object_array_length(parts);
+	struct json_object *part;
+	struct dm_state dm;
+	bool any = false;
+
+	for (i = 0; i < count; i++)
+		any |= is_on_new(json_object_array_get_idx(parts, i));
+	for (i = 0; i < count && any; i++) {
+		part = json_object_array_get_idx(parts, i);
+		dm = device_of(part);
+		if (dm.exists && (dm.suspended || dm.loaded))
+			dm_resume(json_string(part, "name"));
+	}
+}
+
+static int recover_group(struct json_object *entry)
+{
+	struct json_object *parts = member(entry, "parts");
+	unsigned int i;
+	int r = 0, one;
+
+	if (!json_object_is_type(parts, json_type_array))
+		return 0;
+	roll_forward(parts);
+	for (i = 0; i < json_object_array_length(parts); i++) {
+		one = recover_snapshot(json_object_array_get_idx(parts, i));
+		r = r ? r : one;
+	}
+	/* No more than a warning: whoever was frozen may be gone. */
+	freeze_undo(member(entry, "freeze"));
+	return r;
+}
+
 static int recover_entry(struct json_object *entry)
 {
 	static const struct {
@@ -328,6 +393,8 @@ static int recover_entry(struct json_object *entry)
 		{ "close", recover_close },
 		{ "create", recover_create },
 		{ "snapshot", recover_snapshot },
+		{ "revert", recover_snapshot },
+		{ "group", recover_group },
 	};
 	const char *operation = json_string(entry, "operation");
 	unsigned int i;

@@ -35,7 +35,7 @@ struct json_object *state_json(const char *name, const char *uuid,
 
 /**
  * journal_entry() - a new journal entry
- * @operation: "open", "close", "snapshot" or "create"
+ * @operation: "open", "close", "snapshot", "revert", "group" or "create"
  * @name: device
  * @uuid: its UUID
  */

@@ -17,6 +17,11 @@ void report_mute(bool mute)
 	muted = mute;
 }
 
+bool report_muted(void)
+{
+	return muted;
+}
+
 static void print(const char *format, va_list args, const char *tail)
 {
 	if (muted)

@@ -49,6 +49,9 @@ void report_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /** report_mute() - say nothing of errors: they are expected, and do not matter */
 void report_mute(bool mute);
 
+/** report_muted() - was report_mute() called? */
+bool report_muted(void);
+
 /** report_memory() - say that memory is out.  Return: -ENOMEM */
 int report_memory(void);
 

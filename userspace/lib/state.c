@@ -110,9 +110,16 @@ static int replace_file(const char *path, struct json_object *content)
 	return r;
 }
 
+static struct json_object *whole_entry;
+
+void journal_whole(struct json_object *whole)
+{
+	whole_entry = whole;
+}
+
 int journal_write(struct json_object *entry)
 {
-	return replace_file(JOURNAL, entry);
+	return replace_file(JOURNAL, whole_entry ? whole_entry : entry);
 }
 
 struct json_object *journal_read(void)

@@ -46,6 +46,12 @@ int state_lock_fd(void);
  */
 int journal_write(struct json_object *entry);
 
+/**
+ * journal_whole() - entries that are written later are parts of this one
+ * @whole: is written instead of them; NULL for no longer
+ */
+void journal_whole(struct json_object *whole);
+
 /** journal_read() - the entry of a command that did not finish, or NULL */
 struct json_object *journal_read(void);
 

@@ -1,0 +1,143 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# qcow2setup jobs, wait, cancel, --detach, --bandwidth, with a commit as the job.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+exits()
+{
+	local code=$1 regex=$2 said got=0
+
+	shift 2
+	said=$("$@" 2>&1) || got=$?
+	echo "$ $* -> $got: $said"
+	equal "$got" "$code" "exit code of $*"
+	matches "$said" "$regex" "message of $*"
+}
+
+nothing_left()
+{
+	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
+	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
+	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
+}
+
+layers()
+{
+	qcow2setup status vm --json | jq -r '.layers[].image' |
+		sed 's,.*/,,' | xargs
+}
+
+state()
+{
+	qcow2setup jobs --json | jq -r '.[] | .name + " " + .state' | xargs
+}
+
+# base <- sn1 <- active; sn1 has 16 MiB to commit
+chain()
+{
+	qemu-img create -q -f qcow2 base 64M
+	qemu-img create -q -f qcow2 -b base -F qcow2 sn1
+	qemu-io -c 'write -P 1 0 16M' sn1 >/dev/null
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 active
+	qcow2setup open ./active vm
+}
+
+# slow OPTION...: a commit that takes 16 s
+slow()
+{
+	qcow2setup commit vm --top sn1 --bandwidth 1M "$@"
+}
+
+finish()
+{
+	cmp -n $((16 << 20)) /dev/mapper/vm <(tr '\0' '\1' </dev/zero)
+	qcow2setup close vm
+	nothing_left
+}
+
+test_detach_and_wait()
+{
+	chain
+	exits 0 'Job vm is under way' qcow2setup commit vm --top sn1 \
+		--bandwidth 8M --detach
+	equal "$(state)" "vm running" "jobs"
+	matches "$(qcow2setup jobs)" 'vm +commit +running' "jobs"
+	exits 0 '100%' qcow2setup wait vm
+	equal "$(state)" "" "jobs"
+	equal "$(layers)" "active base" "layers"
+	exits 4 'no job' qcow2setup wait vm
+	finish
+}
+
+test_cancel()
+{
+	chain
+	slow --detach
+	sleep 1
+	exits 5 'has a job: commit' qcow2setup snapshot vm new
+	exits 5 'has a job: commit' qcow2setup close vm
+	exits 5 'has a job: commit' slow
+	exits 0 '' qcow2setup cancel vm
+	equal "$(state)" "" "jobs"
+	equal "$(layers)" "active sn1 base" "layers"
+	exits 4 'no job' qcow2setup cancel vm
+	qcow2setup commit vm --top sn1 --bandwidth 1M &
+	sleep 2
+	kill -TERM $!
+	fails wait $!
+	equal "$(layers)" "active sn1 base" "layers"
+	# Once more, to the end
+	qcow2setup commit vm --top sn1
+	equal "$(layers)" "active base" "layers"
+	finish
+}
+
+test_events()
+{
+	chain
+	qcow2setup commit vm --top sn1 --bandwidth 4M --json >out
+	cat out
+	equal "$(jq -r 'select(.event) | .event' out | uniq | xargs)" \
+		"start progress end" "events"
+	equal "$(jq -r 'select(.event == "end") | .state' out)" "done" "state"
+	finish
+}
+
+test_closed_image()
+{
+	chain
+	qcow2setup close vm
+	exits 0 'Job active is under way' qcow2setup commit ./active --top sn1 \
+		--bandwidth 4M --detach
+	exits 5 '' qcow2setup open ./active vm
+	exits 0 '' qcow2setup wait ./active
+	qcow2setup open ./active vm
+	equal "$(layers)" "active base" "layers"
+	finish
+}
+
+# The process is gone: nobody waits for ever, and what it left goes.
+test_killed()
+{
+	chain
+	before=$(dmsetup table vm)
+	slow --detach
+	sleep 1
+	pkill -KILL -x qcow2setup
+	sleep 0.5
+	equal "$(state)" "vm dead" "jobs"
+	exits 4 'was killed' qcow2setup wait vm
+	qcow2setup jobs --clean
+	equal "$(state)" "" "jobs"
+	equal "$(dmsetup ls | awk '{ print $1 }')" "vm" "devices"
+	equal "$(layers)" "active sn1 base" "layers"
+	equal "$(dmsetup table vm | wc -w)" "$(wc -w <<<"$before")" "table"
+	qcow2setup commit vm --top sn1
+	equal "$(layers)" "active base" "layers"
+	finish
+}
+
+main "$@"

@@ -1,0 +1,152 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# qcow2setup revert: a device goes on from one of its lower images.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+exits()
+{
+	local code=$1 regex=$2 said got=0
+
+	shift 2
+	said=$("$@" 2>&1) || got=$?
+	echo "$ $* -> $got: $said"
+	equal "$got" "$code" "exit code of $*"
+	matches "$said" "$regex" "message of $*"
+}
+
+nothing_left()
+{
+	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
+	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
+	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
+}
+
+layers()
+{
+	qcow2setup status vm --json | jq -r '.layers[].image' |
+		sed 's,.*/,,' | xargs
+}
+
+io()
+{
+	qemu-io -f raw "$@" /dev/mapper/vm | (! grep failed)
+}
+
+# base <- sn1 <- active, each with a write of its own
+chain()
+{
+	qemu-img create -q -f qcow2 base 32M
+	qcow2setup open ./base vm
+	io -c 'write -P 1 0 1M'
+	qcow2setup snapshot vm sn1
+	io -c 'write -P 2 0 512k'
+	qcow2setup snapshot vm active
+	io -c 'write -P 3 0 64k'
+}
+
+test_lower_image()
+{
+	chain
+	sha256sum base sn1 >sums
+	qcow2setup revert vm sn1 fresh --json >out
+	equal "$(jq -r .kept out)" "$PWD/active" "what is kept"
+	equal "$(layers)" "fresh sn1 base" "layers"
+	io -c 'read -P 2 0 512k' -c 'read -P 1 512k 512k'
+	io -c 'write -P 4 0 32k'
+	qcow2setup revert vm 'vm[2]' again
+	equal "$(layers)" "again base" "layers"
+	io -c 'read -P 1 0 1M' -c 'write -P 5 0 1k'
+	# The top itself: as a snapshot
+	qcow2setup revert vm again more
+	equal "$(layers)" "more again base" "layers"
+	io -c 'read -P 5 0 1k'
+	sha256sum -c sums
+	qcow2setup close vm
+	sha256sum -c sums
+	for i in active fresh again more; do
+		qemu-img check "$i"
+	done
+	qemu-io -c 'read -P 3 0 64k' -c 'read -P 2 64k 448k' active | (! grep failed)
+	qemu-io -c 'read -P 4 0 32k' -c 'read -P 2 32k 480k' fresh | (! grep failed)
+	# What was the top is no longer than it has to be.
+	[ "$(stat -c %s active)" -lt 2000000 ]
+	nothing_left
+}
+
+# The device is as long as what it shows.
+test_size()
+{
+	qemu-img create -q -f raw base.raw 10M
+	qemu-io -f raw -c 'write -P 9 0 10M' base.raw >/dev/null
+	qemu-img create -q -f qcow2 -b base.raw -F raw top 32M
+	qcow2setup open ./top vm
+	equal "$(blockdev --getsize64 /dev/mapper/vm)" $((32 << 20)) "size"
+	qcow2setup revert vm base.raw fresh
+	equal "$(blockdev --getsize64 /dev/mapper/vm)" $((10 << 20)) "size"
+	io -c 'read -P 9 0 10M' -c 'write -P 1 9M 1M'
+	qcow2setup close vm
+	qemu-img check fresh
+	nothing_left
+}
+
+test_refused()
+{
+	chain
+	mkfs.ext4 -q /dev/mapper/vm
+	mkdir mnt
+	mount /dev/mapper/vm mnt
+	exits 5 'in use: mounted on' qcow2setup revert vm sn1 fresh
+	umount mnt
+	tail -f /dev/null /dev/mapper/vm >/dev/null &
+	sleep 1
+	exits 5 'in use: process tail' qcow2setup revert vm sn1 fresh
+	kill $!
+	wait || true
+	exits 4 'not an image of device' qcow2setup revert vm none fresh
+	exits 1 'layers 0 to 2' qcow2setup revert vm 'vm[3]' fresh
+	exits 5 'lower layer' qcow2setup revert vm base sn1
+	exits 4 'not active' qcow2setup revert other base fresh
+	exits 1 'Wrong number' qcow2setup revert vm base
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 wrong
+	exits 4 'not of the image' qcow2setup revert vm base wrong --existing
+	equal "$(layers)" "active sn1 base" "layers"
+	fails test -e fresh
+	qcow2setup close vm
+	nothing_left
+}
+
+test_existing()
+{
+	chain
+	qemu-img create -q -f qcow2 -u -b base -F qcow2 mine 32M
+	qcow2setup revert vm base mine --existing
+	equal "$(layers)" "mine base" "layers"
+	qcow2setup close vm
+	nothing_left
+}
+
+test_killed()
+{
+	chain
+	n=0
+	for delay in 0.05 0.1 0.15 0.2 0.3; do
+		n=$((n + 1))
+		setsid qcow2setup revert vm base "new$n" >/dev/null 2>&1 &
+		main=$!
+		sleep "$delay"
+		pkill -KILL -x qcow2setup || true
+		wait "$main" || true
+		qcow2setup list >/dev/null
+		equal "$(dmsetup info -c --noheadings \
+			-o tables_loaded,suspended vm)" "Live:Active" "state"
+		echo "$delay: $(layers)"
+		matches "$(layers)" '^(active sn1|new[0-9]) base$' "layers"
+	done
+	qcow2setup close vm
+	nothing_left
+}
+
+main "$@"

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A snapshot of an open device, up to the moment in which tables change.
+ */
+#include "livesnap.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dm.h"
+#include "job.h"
+#include "newimage.h"
+#include "overlay.h"
+#include "pivot.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+
+static int check_device(const struct device *device)
+{
+	if (device->dm.read_only)
+		return report_fail(EROFS,
+				   "Device %s is read-only: it has nothing to go on writing.",
+				   device->name);
+	return pivot_check(device);
+}
+
+static int open_top(struct livesnap *snap)
+{
+	const struct device_layer *layer = &snap->device.layers[snap->below];
+	int r;
+
+	r = image_open(layer->path, layer->format, &snap->top);
+	if (!r && !image_id_equal(&snap->top.id, &layer->id))
+		r = report_fail(ENOENT,
+				"%s is not the image that device %s has.",
+				layer->path, snap->device.name);
+	return r;
+}
+
+static int make_overlay(struct livesnap *snap)
+{
+	struct new_image image = {
+		.path = snap->overlay_path,
+		.backing_format = format_name(snap->top.format),
+	};
+	char size[24], *link;
+	int r;
+
+	snprintf(size, sizeof(size), "%llu",
+		 (unsigned long long)snap->top.size);
+	link = backing_link(snap->overlay_path, snap->top.path);
+	image.size = size;
+	image.backing = link;
+	r = new_image_make(snap->entry, &image);
+	free(link);
+	return r;
+}
+
+static int check_overlay(struct livesnap *snap)
+{
+	int r;
+
+	image_close(&snap->overlay);
+	r = image_open(snap->overlay_path, FORMAT_UNKNOWN,
+		       &snap->overlay);
+	if (!r)
+		r = image_check_usable(&snap->overlay, true);
+	if (!r)
+		r = overlay_check(&snap->overlay, &snap->top.id,
+				  snap->top.format, snap->top.size,
+				  snap->formats);
+	return r;
+}
+
+/* Two looks at it: what is locked is not changed any more. */
+static int lock_overlay(struct livesnap *snap)
+{
+	struct image_user user;
+	int r;
+
+	r = check_overlay(snap);
+	if (!r && device_uses(&snap->overlay.id, false, &user))
+		r = device_refuse(snap->overlay_path, &user);
+	if (!r)
+		r = attach_write_lock(&snap->overlay, false,
+				      &snap->writes);
+	return r < 0 ? r : check_overlay(snap);
+}
+
+/* State of the device with the overlay on top of what it has now */
+static struct json_object *new_state(const struct livesnap *snap)
+{
+	struct chain chain = { NULL, snap->device.count - snap->below + 1 };
+	const struct device_layer *layer;
+	struct json_object *layers;
+	unsigned int i;
+
+	chain.layers = grow_array(NULL, chain.count, sizeof(*chain.layers));
+	memset(chain.layers, 0, chain.count * sizeof(*chain.layers));
+	chain.layers[0].path = snap->overlay.path;
+	chain.layers[0].format = FORMAT_QCOW2;
+	chain.layers[0].id = snap->overlay.id;
+	for (i = 1; i < chain.count; i++) {
+		layer = &snap->device.layers[snap->below + i - 1];
+		chain.layers[i].path = layer->path;
+		chain.layers[i].format = layer->format;
+		chain.layers[i].id = layer->id;
+	}
+	layers = layers_json(&chain);
+	free(chain.layers);
+	return state_json(snap->device.name, snap->device.dm.uuid,
+			  layers, snap->overlay.is_device ? NO_LENGTH :
+			  snap->writes.length);
+}
+
+int livesnap_phase(const struct livesnap *snap, const char *phase)
+{
+	json_set_string(snap->entry, "phase", phase);
+	return journal_write(snap->entry);
+}
+
+static int attach_both(struct livesnap *snap)
+{
+	int r;
+
+	r = lock_overlay(snap);
+	if (r < 0)
+		return r;
+	json_object_object_add(snap->entry, "new_state",
+			       new_state(snap));
+	r = livesnap_phase(snap, "prepare");
+	if (!r)
+		r = attach_write(&snap->overlay, !snap->no_grow,
+				 &snap->writes);
+	/* What is below the old top is only read already. */
+	if (!r && !snap->below)
+		r = attach_read(&snap->top, true, &snap->reads);
+	return r;
+}
+
+static int load_table(const struct livesnap *snap)
+{
+	const struct device *device = &snap->device;
+	unsigned int count = device->count - snap->below;
+	struct device_layer *layers;
+	struct dm_segment segment = {
+		.length = snap->below ? device_sectors_of(snap->top.size) :
+			device->sectors,
+		.target = "qcow2",
+	};
+	uint64_t zero_from = snap->overlay.is_device ? ZERO_FROM_NONE :
+		device_sectors_of(snap->writes.length);
+	int r;
+
+	layers = grow_array(NULL, count, sizeof(*layers));
+	memcpy(layers + 1, device->layers + snap->below,
+	       count * sizeof(*layers));
+	layers[0].format = FORMAT_QCOW2;
+	layers[0].device = snap->writes.device;
+	if (!snap->below)
+		layers[1].device = snap->reads.device;
+	segment.params = device_params(layers, count + 1, zero_from,
+				       device->features,
+				       device->feature_words);
+	free(layers);
+	r = dm_load(device->name, false, &segment);
+	free(segment.params);
+	return r;
+}
+
+void livesnap_journal(struct livesnap *snap)
+{
+	const struct device *device = &snap->device;
+	struct json_object *old = device_state_load(device->name);
+
+	snap->entry = journal_entry(snap->below ? "revert" : "snapshot",
+				    device->name, device->dm.uuid);
+	json_object_object_add(snap->entry, "old", old);
+	json_set_bool(snap->entry, "clean", true);
+}
+
+/* "NAME[n]", or a path */
+static int find_layer(struct livesnap *snap, const char *word)
+{
+	const struct device *device = &snap->device;
+	size_t len = strlen(device->name);
+	struct image_id id;
+	unsigned int i;
+	int end = 0;
+
+	if (!strncmp(word, device->name, len) &&
+	    sscanf(word + len, "[%u]%n", &i, &end) == 1 && end &&
+	    !word[len + end]) {
+		if (i >= device->count)
+			return report_fail(EINVAL,
+					   "Device %s has layers 0 to %u.",
+					   device->name, device->count - 1);
+		snap->below = i;
+		return 0;
+	}
+	for (i = 0; image_id_of_path(word, &id) && i < device->count; i++) {
+		if (image_id_equal(&id, &device->layers[i].id)) {
+			snap->below = i;
+			return 0;
+		}
+	}
+	return report_fail(ENOENT, "%s is not an image of device %s.", word,
+			   device->name);
+}
+
+/* The overlay's path is good, and new or not as was said. */
+int livesnap_path(const char *word, bool existing, char **path)
+{
+	*path = NULL;
+	if (!existing)
+		return new_image_path(word, path);
+	*path = absolute_path(word);
+	return 0;
+}
+
+int livesnap_open(struct livesnap *snap, const char *name, const char *overlay)
+{
+	int r;
+
+	snap->top.fd = -1;
+	snap->overlay.fd = -1;
+	snap->old_loop.fd = -1;
+	snap->reads = attach_empty();
+	snap->writes = attach_empty();
+	r = device_name_check(name);
+	if (r < 0)
+		return r;
+	if (!device_load(name, &snap->device))
+		return device_inactive(name);
+	r = job_check_none(name);
+	if (!r)
+		r = check_device(&snap->device);
+	if (!r && snap->image)
+		r = find_layer(snap, snap->image);
+	if (!r)
+		r = livesnap_path(overlay, snap->existing, &snap->overlay_path);
+	return r < 0 ? r : open_top(snap);
+}
+
+int livesnap_prepare(struct livesnap *snap)
+{
+	const struct image_id *top = &snap->device.layers[0].id;
+	int r;
+
+	if (!loop_find(top, LOOP_WRITE, &snap->old_loop))
+		snap->old_loop.fd = -1;
+	r = livesnap_phase(snap, "prepare");
+	if (!r && !snap->existing)
+		r = make_overlay(snap);
+	if (!r)
+		r = attach_both(snap);
+	return r < 0 ? r : load_table(snap);
+}
+
+void livesnap_release(struct livesnap *snap, bool used)
+{
+	attach_release(&snap->reads, used);
+	attach_release(&snap->writes, used);
+	loop_close(&snap->old_loop);
+}
+
+void livesnap_close(struct livesnap *snap)
+{
+	json_object_put(snap->entry);
+	image_close(&snap->top);
+	image_close(&snap->overlay);
+	free(snap->overlay_path);
+	device_free(&snap->device);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The moment in which loaded tables become active: one ioctl for one device;
+ * for a group, all stand still until the last one does.
+ */
+#ifndef SWAP_H
+#define SWAP_H
+
+#include "device.h"
+#include "freeze.h"
+
+/**
+ * struct swap - devices with another table loaded
+ * @devices: as they were before
+ * @count: of @devices
+ * @freeze: what is frozen meanwhile
+ * @thawed: result: that is over, so that recover() need not see to it
+ */
+struct swap {
+	const struct device **devices;
+	unsigned int count;
+	const struct freeze *freeze;
+	bool thawed;
+};
+
+/**
+ * swap_check() - can the devices stand still together, and the rest be frozen?
+ * @swap: what is to be done
+ *
+ * Not if a device, or a file system that is frozen, holds images of another: what
+ * that still has to write would wait for ever.
+ *
+ * Return: 0 or an error, reported.
+ */
+int swap_check(const struct swap *swap);
+
+/**
+ * swap_run() - make the loaded tables active
+ * @swap: what is to be done
+ *
+ * What both tables of each device need must be attached. Until the first device
+ * is resumed on its new table, an error leaves all on their old ones; after that,
+ * all that can get theirs.
+ *
+ * If this process is killed another one finishes; if that one is, recover() is to
+ * finish, which has to follow in any case.
+ *
+ * Return: 0 or an error, reported.
+ */
+int swap_run(struct swap *swap);
+
+#endif /* SWAP_H */
