@@ -199,8 +199,8 @@ static int check_group(struct group *group)
 	group->swap.count = group->count;
 	r = check_overlays(group);
 	if (!r)
-		r = swap_check(&group->swap);
-	return r < 0 ? r : freeze_check(group->swap.freeze);
+		r = freeze_check(group->swap.freeze);
+	return r < 0 ? r : swap_check(&group->swap);
 }
 
 static int snapshot_open(struct arguments *args)

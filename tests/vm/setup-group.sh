@@ -136,8 +136,9 @@ test_refused()
 	exits 1 'is not NAME=OVERLAY' qcow2setup snapshot a=x b y
 	exits 5 'open for writing' qcow2setup snapshot a=x b=a.qcow2
 	exits 4 'No such file' qcow2setup snapshot a=x b=none/y
+	mkdir plain
 	exits 1 'not a mount point' \
-		qcow2setup snapshot a=x b=y --fsfreeze "$PWD"
+		qcow2setup snapshot a=x b=y --fsfreeze "$PWD/plain"
 	exits 4 'No such file' qcow2setup snapshot a=x b=y --fsfreeze none
 	exits 1 'holds' qcow2setup snapshot a=x b=y --fsfreeze /scratch
 	exits 4 'does not answer' qcow2setup snapshot a=x --qga none
