@@ -145,6 +145,8 @@ test_killed()
 	kill_job "commit vm --top sn2 --base sn1" "^active sn3 sn1 base$"
 	kill_job "pull vm --into sn3 --base base" "^active sn3 base$"
 	kill_job "copy vm one --shallow --pivot" "^one sn3 base$"
+	# What stands on the base besides would be in the way.
+	rm active sn1 sn2
 	kill_job "commit vm --base base" "^base$"
 	qcow2setup close vm
 	equal "$(contents base qcow2)" "$(<sum)" "contents"
