@@ -51,9 +51,9 @@ static int fill(union buffer *buffer, const char *name, const char *message)
 	header->data_start = sizeof(*header);
 	if (strlen(name) >= sizeof(header->name) || strlen(message) >= room)
 		return -ENAMETOOLONG;
-	strcpy(header->name, name);
+	memcpy(header->name, name, strlen(name));
 	target = (void *)(buffer->bytes + sizeof(*header));
-	strcpy(target->message, message);
+	memcpy(target->message, message, strlen(message));
 	return 0;
 }
 
