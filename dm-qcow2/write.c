@@ -928,7 +928,9 @@ static enum step populate_step(struct qc_io *io)
 		return io_error(io, err);
 	qc_place_leave(&place);
 	len = place.ext.len;
-	if (place.index && place.index < p->layers)
+	/* What nobody owns reads as zeroes, too: not so in another chain. */
+	if (place.index && (place.index < p->layers ||
+			    (p->zeroes && !place.layer)))
 		return place.ext.map == QC_MAP_ZERO ? populate_hide(io, len) :
 			populate_copy(io, len);
 	io->pos += len;

@@ -378,6 +378,28 @@ for top, middle, length, zeroes in (
 
 
 @ktap.test
+def another_chain_below():
+    """Zeroes that nobody owns hide what the new chain has there."""
+    size = 4 * MIB
+    fx.create("base", 3 * MIB)
+    scatter("base", 3 * MIB, "base", 6)
+    raw("other", size, "other")
+    fx.create("top", size, backing="base")
+    scatter("top", size, "top", 4)
+    want = fx.content("top")
+    with fx.opened([("qcow2", "top"), ("qcow2", "base")], size,
+                   ["explicit_zeroes"]) as (chain, dev):
+        work(chain.dm, "populate", size // 512, "2 zeroes")
+        chain.dm.message("backing raw other")
+        chain.layers = [chain.layers[0], ("raw", "other")]
+        chain.features = []
+        chain.reload()
+        ktap.same_bytes(dev.read_all(), want, "after the pivot")
+    fx.check("top")
+    ktap.same_bytes(fx.content("top"), want, "as QEMU reads it")
+
+
+@ktap.test
 def flatten():
     size = 4 * MIB
     raw("base", 3 * MIB, "base")
