@@ -688,6 +688,12 @@ static int activate(struct qc_target *t)
 	return err;
 }
 
+/*
+ * Not the target's own queue: a take-over flushes that one with the image's
+ * state_lock held, which an activation takes.
+ */
+static struct workqueue_struct *activate_wq;
+
 struct activation {
 	struct work_struct work;
 	struct qc_target *t;
@@ -713,7 +719,7 @@ static int qc_preresume(struct dm_target *ti)
 	if (a.t->active)
 		return 0;
 	INIT_WORK_ONSTACK(&a.work, activate_work);
-	queue_work(a.t->wq, &a.work);
+	queue_work(activate_wq, &a.work);
 	flush_work(&a.work);
 	destroy_work_on_stack(&a.work);
 	if (a.err)
@@ -887,17 +893,13 @@ static int __init qc_init(void)
 
 	if (err)
 		return err;
-	err = qc_unpack_init();
-	if (err)
-		goto out_cache;
-	err = dm_register_target(&qcow2_target);
-	if (err)
-		goto out_unpack;
-	return 0;
-
-out_unpack:
-	qc_unpack_exit();
-out_cache:
+	activate_wq = alloc_workqueue("qcow2-activate",
+				      WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	err = activate_wq ? dm_register_target(&qcow2_target) : -ENOMEM;
+	if (!err)
+		return 0;
+	if (activate_wq)
+		destroy_workqueue(activate_wq);
 	qc_cache_exit();
 	return err;
 }
@@ -905,7 +907,7 @@ out_cache:
 static void __exit qc_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
-	qc_unpack_exit();
+	destroy_workqueue(activate_wq);
 	qc_cache_exit();
 }
 
