@@ -22,8 +22,7 @@ static int decode(struct qc_image *img, const void *buf, u32 len,
 
 	if (!qcow2_header_decode(buf, len, h, &fault))
 		return 0;
-	DMERR("%pg: %s at offset %llu is %llu: %s", img->bdev, fault.field,
-	      fault.where, fault.value, fault.why);
+	qc_image_log_fault(img, &fault);
 	return -EINVAL;
 }
 
@@ -120,8 +119,8 @@ static int edit_durably(struct qc_image *img, const struct qcow2_header *h,
 }
 
 /* Blocks for the part of the table that is new: all zero. */
-static int new_l1_blocks(struct qc_image *img, struct list_head *list,
-			 u64 host, u32 first, u32 nr)
+static void new_l1_blocks(struct qc_image *img, struct list_head *list,
+			  u64 host, u32 first, u32 nr)
 {
 	u32 i;
 
@@ -132,7 +131,6 @@ static int new_l1_blocks(struct qc_image *img, struct list_head *list,
 		memset(b->data, 0, img->block_bytes);
 		list_add_tail(&b->commit_node, list);
 	}
-	return 0;
 }
 
 static int write_l1_block(struct qc_image *img, struct qc_block *b, u64 host)
@@ -219,11 +217,10 @@ static int move_l1(struct qc_image *img, u32 entries)
 		return err;
 	h.l1_table_offset = first << h.cluster_bits;
 	h.l1_size = entries;
-	err = new_l1_blocks(img, &list, h.l1_table_offset,
-			    DIV_ROUND_UP(img->h.l1_size, per_block),
-			    DIV_ROUND_UP(entries, per_block));
-	if (!err)
-		err = write_l1(img, &list, h.l1_table_offset);
+	new_l1_blocks(img, &list, h.l1_table_offset,
+		      DIV_ROUND_UP(img->h.l1_size, per_block),
+		      DIV_ROUND_UP(entries, per_block));
+	err = write_l1(img, &list, h.l1_table_offset);
 	/* Refcounts and the table, before the header refers to it */
 	if (!err)
 		err = qc_commit_barrier(img);

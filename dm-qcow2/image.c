@@ -225,7 +225,7 @@ bool qc_image_refresh_size(struct qc_image *img)
 	return true;
 }
 
-static void log_fault(struct qc_image *img, const struct qcow2_fault *fault)
+void qc_image_log_fault(struct qc_image *img, const struct qcow2_fault *fault)
 {
 	DMERR("%pg: %s at offset %llu is %llu: %s", img->bdev, fault->field,
 	      fault->where, fault->value, fault->why);
@@ -297,7 +297,7 @@ static int read_header(struct qc_image *img, struct qcow2_header *h)
 		DMERR("%pg: cannot read the header: %d", img->bdev, err);
 	} else if (qcow2_header_decode(buf, HEADER_READ_BYTES, h, &fault) ||
 		   qcow2_header_check_bounds(h, img->dev_bytes, &fault)) {
-		log_fault(img, &fault);
+		qc_image_log_fault(img, &fault);
 		err = -EINVAL;
 	} else {
 		err = check_features(img, buf, HEADER_READ_BYTES, h);

@@ -273,6 +273,15 @@ __printf(2, 3)
 void qc_image_corrupt(struct qc_image *img, const char *fmt, ...);
 
 /**
+ * qc_image_log_fault() - say what is wrong in an image
+ * @img: the image
+ * @fault: of a check in format.h
+ *
+ * Context: any.
+ */
+void qc_image_log_fault(struct qc_image *img, const struct qcow2_fault *fault);
+
+/**
  * qc_image_set_mode() - enter or leave QC_NO_SPACE
  * @img: the image
  * @mode: QC_RW or QC_NO_SPACE; ignored once failed

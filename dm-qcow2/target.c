@@ -496,12 +496,6 @@ static int map_packed(struct qc_target *t, struct bio *bio,
 	return DM_MAPIO_SUBMITTED;
 }
 
-static bool wants_populate(struct qc_target *t, const struct qc_place *place)
-{
-	return t->copy_on_read && t->writable &&
-		place->layer != &t->chain.layer[0];
-}
-
 static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 		    u64 guest)
 {
@@ -512,7 +506,7 @@ static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 	case QC_MAP_OWNED:
 	case QC_MAP_DATA:
 	case QC_MAP_PACKED:
-		if (wants_populate(t, &place)) {
+		if (qc_wants_populate(t, &place)) {
 			qc_place_leave(&place);
 			return defer(t, bio, guest);
 		}

@@ -583,15 +583,6 @@ static enum step populate(struct qc_io *io, u64 len)
 		STEP_DEFERRED : STEP_NEXT;
 }
 
-static bool wants_populate(struct qc_io *io, const struct qc_place *place)
-{
-	struct qc_target *t = io->t;
-
-	return t->copy_on_read && t->writable &&
-		place->ext.map != QC_MAP_ZERO &&
-		place->layer != &t->chain.layer[0];
-}
-
 static int read_packed(struct qc_io *io, const struct qc_place *place)
 {
 	struct qc_unpack u;
@@ -634,7 +625,7 @@ static enum step read_step(struct qc_io *io)
 
 	err = qc_chain_resolve(&t->chain, 0, io->pos, io->end - io->pos,
 			       &place);
-	if (!err && wants_populate(io, &place)) {
+	if (!err && qc_wants_populate(t, &place)) {
 		u64 len = place.ext.len;
 
 		qc_place_leave(&place);

@@ -138,6 +138,20 @@ struct qc_io {
 };
 
 /**
+ * qc_wants_populate() - is what is read at a place to be copied into the top image?
+ * @t: the target
+ * @place: from a lookup
+ *
+ * Context: any.
+ */
+static inline bool qc_wants_populate(const struct qc_target *t,
+				     const struct qc_place *place)
+{
+	return t->copy_on_read && t->writable && place->index &&
+		place->ext.map != QC_MAP_ZERO;
+}
+
+/**
  * qc_io_defer() - hand a bio over to a work item
  * @t: the target
  * @bio: the guest's, with its per-bio data
