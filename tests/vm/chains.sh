@@ -126,32 +126,14 @@ backing()
 		jq -r '."backing-filename" // "none"'
 }
 
-exits()
-{
-	local code=$1 regex=$2 said got=0
-
-	shift 2
-	said=$("$@" 2>&1) || got=$?
-	echo "$ $* -> $got: $said"
-	equal "$got" "$code" "exit code of $*"
-	matches "$said" "$regex" "message of $*"
-}
-
-# nothing_left: no device, no loop, no state
-nothing_left()
-{
-	wait_for 5 no_loops
-	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
-	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
-}
-
 no_loops()
 {
 	[ -z "$(losetup -n -O BACK-FILE)" ]
 }
 
-layers()
+# all_gone: nothing is left, or will be in a moment
+all_gone()
 {
-	qcow2setup status "$1" --json | jq -r '.layers[].image' |
-		sed 's,.*/,,' | xargs
+	wait_for 5 no_loops
+	nothing_left
 }

@@ -36,6 +36,34 @@ fails()
 	fi
 }
 
+# exits CODE REGEX COMMAND...: the command's exit code, and what it says
+exits()
+{
+	local code=$1 regex=$2 said got=0
+
+	shift 2
+	said=$("$@" 2>&1) || got=$?
+	echo "$ $* -> $got: $said"
+	equal "$got" "$code" "exit code of $*"
+	matches "$said" "$regex" "message of $*"
+}
+
+# nothing_left: no device, no loop, no state of qcow2setup
+nothing_left()
+{
+	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
+	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
+	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
+	equal "$(find /dev/mapper -type b)" "" "nodes"
+}
+
+# layers NAME: the names of a device's images, top first
+layers()
+{
+	qcow2setup status "$1" --json | jq -r '.layers[].image' |
+		sed 's,.*/,,' | xargs
+}
+
 # attach FILE [OPTION...]: prints a loop device on it, direct I/O.
 attach()
 {

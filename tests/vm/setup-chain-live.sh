@@ -66,7 +66,7 @@ test_lower_layers()
 	equal "$(layers vm)" "active sn3" "layers"
 	qcow2setup close vm
 	check_images sn3 base
-	nothing_left
+	all_gone
 }
 
 test_active()
@@ -78,7 +78,7 @@ test_active()
 	beside qcow2setup flatten vm
 	equal "$(layers vm)" "sn1" "layers"
 	qcow2setup close vm
-	nothing_left
+	all_gone
 }
 
 test_copy()
@@ -88,7 +88,7 @@ test_copy()
 	beside qcow2setup copy vm one --pivot
 	equal "$(layers vm)" "one" "layers"
 	qcow2setup close vm
-	nothing_left
+	all_gone
 }
 
 # The table without the numbers of devices; zero_from ends with the first suspend.
@@ -116,7 +116,7 @@ test_cancel()
 		equal "$(dmsetup ls | wc -l)" 1 "devices"
 	done
 	qcow2setup close vm
-	nothing_left
+	all_gone
 }
 
 # kill_job COMMAND: SIGKILL after a moment that is a bit longer each time, then
@@ -155,7 +155,7 @@ test_killed()
 	kill_job "commit vm --base base" "^base$"
 	qcow2setup close vm
 	equal "$(contents base qcow2)" "$(<sum)" "contents"
-	nothing_left
+	all_gone
 }
 
 main "$@"

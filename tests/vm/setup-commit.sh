@@ -72,7 +72,7 @@ commit_ranges()
 		check_range "$kind" "$top" "$base" "$above"
 		copy_chain . before
 	done <<<"$RANGES"
-	nothing_left
+	all_gone
 }
 
 commit_open()
@@ -168,7 +168,7 @@ commit_active()
 		[ "$(format_of "$base" "$kind")" = raw ] || check_images "$base"
 		copy_chain . before
 	done
-	nothing_left
+	all_gone
 }
 
 test_active_plain()

@@ -35,7 +35,7 @@ test_closed()
 	done
 	exits 5 'already exists' qcow2setup copy ./active one.raw
 	exits 1 'for devices that write' qcow2setup copy ./active x --pivot
-	nothing_left
+	all_gone
 }
 
 test_finish()
@@ -53,7 +53,7 @@ test_finish()
 	equal "$(sha256sum <one.raw)" "$(device_contents vm)" "raw"
 	qcow2setup close vm
 	check_images one.qcow2 active
-	nothing_left
+	all_gone
 }
 
 test_pivot()
@@ -79,7 +79,7 @@ test_pivot()
 	for image in base sn1 sn2 sn3; do
 		cmp "$image" "before/$image"
 	done
-	nothing_left
+	all_gone
 }
 
 # What was on the device before must not show through.
@@ -98,7 +98,7 @@ test_block_device()
 	qcow2setup open /dev/ram1 vm
 	equal "$(device_contents vm)" "$before" "opened again"
 	qcow2setup close vm
-	nothing_left
+	all_gone
 	rmmod brd
 }
 

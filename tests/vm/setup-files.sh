@@ -7,18 +7,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# exits CODE REGEX COMMAND...: the command exits so, and says so.
-exits()
-{
-	local code=$1 regex=$2 said got=0
-
-	shift 2
-	said=$("$@" 2>&1) || got=$?
-	echo "$ $* -> $got: $said"
-	equal "$got" "$code" "exit code of $*"
-	matches "$said" "$regex" "message of $*"
-}
-
 pair()
 {
 	qemu-img create -q -f qcow2 base.qcow2 64M
@@ -51,14 +39,6 @@ no_devices()
 no_loops()
 {
 	[ -z "$(losetup -n -O BACK-FILE)" ]
-}
-
-nothing_left()
-{
-	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
-	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
-	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
-	equal "$(find /dev/mapper -type b)" "" "nodes"
 }
 
 test_locks_of_both_roles()

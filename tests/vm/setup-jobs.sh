@@ -6,30 +6,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-exits()
-{
-	local code=$1 regex=$2 said got=0
-
-	shift 2
-	said=$("$@" 2>&1) || got=$?
-	echo "$ $* -> $got: $said"
-	equal "$got" "$code" "exit code of $*"
-	matches "$said" "$regex" "message of $*"
-}
-
-nothing_left()
-{
-	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
-	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
-	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
-}
-
-layers()
-{
-	qcow2setup status vm --json | jq -r '.layers[].image' |
-		sed 's,.*/,,' | xargs
-}
-
 state()
 {
 	qcow2setup jobs --json | jq -r '.[] | .name + " " + .state' | xargs
@@ -67,7 +43,7 @@ test_detach_and_wait()
 	matches "$(qcow2setup jobs)" 'vm +commit +running' "jobs"
 	exits 0 '100%' qcow2setup wait vm
 	equal "$(state)" "" "jobs"
-	equal "$(layers)" "active base" "layers"
+	equal "$(layers vm)" "active base" "layers"
 	exits 4 'no job' qcow2setup wait vm
 	finish
 }
@@ -82,16 +58,16 @@ test_cancel()
 	exits 5 'has a job: commit' slow
 	exits 0 '' qcow2setup cancel vm
 	equal "$(state)" "" "jobs"
-	equal "$(layers)" "active sn1 base" "layers"
+	equal "$(layers vm)" "active sn1 base" "layers"
 	exits 4 'no job' qcow2setup cancel vm
 	qcow2setup commit vm --top sn1 --bandwidth 1M &
 	sleep 2
 	kill -TERM $!
 	fails wait $!
-	equal "$(layers)" "active sn1 base" "layers"
+	equal "$(layers vm)" "active sn1 base" "layers"
 	# Once more, to the end
 	qcow2setup commit vm --top sn1
-	equal "$(layers)" "active base" "layers"
+	equal "$(layers vm)" "active base" "layers"
 	finish
 }
 
@@ -115,7 +91,7 @@ test_closed_image()
 	exits 5 '' qcow2setup open ./active vm
 	exits 0 '' qcow2setup wait ./active
 	qcow2setup open ./active vm
-	equal "$(layers)" "active base" "layers"
+	equal "$(layers vm)" "active base" "layers"
 	finish
 }
 
@@ -133,10 +109,10 @@ test_killed()
 	qcow2setup jobs --clean
 	equal "$(state)" "" "jobs"
 	equal "$(dmsetup ls | awk '{ print $1 }')" "vm" "devices"
-	equal "$(layers)" "active sn1 base" "layers"
+	equal "$(layers vm)" "active sn1 base" "layers"
 	equal "$(dmsetup table vm | wc -w)" "$(wc -w <<<"$before")" "table"
 	qcow2setup commit vm --top sn1
-	equal "$(layers)" "active base" "layers"
+	equal "$(layers vm)" "active base" "layers"
 	finish
 }
 

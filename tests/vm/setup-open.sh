@@ -6,18 +6,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# exits CODE REGEX COMMAND...: the command exits so, and says so.
-exits()
-{
-	local code=$1 regex=$2 said got=0
-
-	shift 2
-	said=$("$@" 2>&1) || got=$?
-	echo "$ $* -> $got: $said"
-	equal "$got" "$code" "exit code of $*"
-	matches "$said" "$regex" "message of $*"
-}
-
 # chain: base.qcow2 <- middle.qcow2 <- top.qcow2, 64 MiB, in the directory
 chain()
 {

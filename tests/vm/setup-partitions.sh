@@ -6,13 +6,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-nothing_left()
-{
-	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
-	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
-	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
-}
-
 partitioned()
 {
 	truncate -s 64M disk.raw

@@ -48,7 +48,7 @@ pull()
 		check_pull "$into" "${base/-/none}"
 		copy_chain . before
 	done
-	nothing_left
+	all_gone
 }
 
 test_open_mixed()
@@ -101,7 +101,7 @@ test_delete()
 	fails test -e sn3
 	equal "$(contents active qcow2)" "$(<sum)" "contents"
 	check_images active base
-	nothing_left
+	all_gone
 }
 
 # A snapshot's contents come from the backing file as well.
@@ -121,7 +121,7 @@ test_internal_snapshots()
 	qcow2setup close vm
 	equal "$(contents active qcow2)" "$(<sum)" "contents"
 	check_images sn2 active
-	nothing_left
+	all_gone
 }
 
 main "$@"

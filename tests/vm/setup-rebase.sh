@@ -55,7 +55,7 @@ all_rebases()
 		done
 		copy_chain . before
 	done
-	nothing_left
+	all_gone
 }
 
 test_closed_mixed()
@@ -87,7 +87,7 @@ test_equal_chain()
 	qemu-img convert -O qcow2 sn3 flat
 	rebase closed flat qcow2
 	equal "$(stat -c %s active)" "$(stat -c %s before/active)" "length"
-	nothing_left
+	all_gone
 }
 
 test_unsafe()
@@ -110,7 +110,7 @@ test_unsafe()
 	exits 1 'new backing file is missing' qcow2setup rebase ./active
 	exits 4 'own backing file|loop' \
 		qcow2setup rebase ./active -b active -F qcow2
-	nothing_left
+	all_gone
 }
 
 main "$@"

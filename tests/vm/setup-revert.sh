@@ -6,30 +6,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-exits()
-{
-	local code=$1 regex=$2 said got=0
-
-	shift 2
-	said=$("$@" 2>&1) || got=$?
-	echo "$ $* -> $got: $said"
-	equal "$got" "$code" "exit code of $*"
-	matches "$said" "$regex" "message of $*"
-}
-
-nothing_left()
-{
-	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
-	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
-	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
-}
-
-layers()
-{
-	qcow2setup status vm --json | jq -r '.layers[].image' |
-		sed 's,.*/,,' | xargs
-}
-
 io()
 {
 	qemu-io -f raw "$@" /dev/mapper/vm | (! grep failed)
@@ -53,15 +29,15 @@ test_lower_image()
 	sha256sum base sn1 >sums
 	qcow2setup revert vm sn1 fresh --json >out
 	equal "$(jq -r .kept out)" "$PWD/active" "what is kept"
-	equal "$(layers)" "fresh sn1 base" "layers"
+	equal "$(layers vm)" "fresh sn1 base" "layers"
 	io -c 'read -P 2 0 512k' -c 'read -P 1 512k 512k'
 	io -c 'write -P 4 0 32k'
 	qcow2setup revert vm 'vm[2]' again
-	equal "$(layers)" "again base" "layers"
+	equal "$(layers vm)" "again base" "layers"
 	io -c 'read -P 1 0 1M' -c 'write -P 5 0 1k'
 	# The top itself: as a snapshot
 	qcow2setup revert vm again more
-	equal "$(layers)" "more again base" "layers"
+	equal "$(layers vm)" "more again base" "layers"
 	io -c 'read -P 5 0 1k'
 	sha256sum -c sums
 	qcow2setup close vm
@@ -112,7 +88,7 @@ test_refused()
 	exits 1 'Wrong number' qcow2setup revert vm base
 	qemu-img create -q -f qcow2 -b sn1 -F qcow2 wrong
 	exits 4 'not of the image' qcow2setup revert vm base wrong --existing
-	equal "$(layers)" "active sn1 base" "layers"
+	equal "$(layers vm)" "active sn1 base" "layers"
 	fails test -e fresh
 	qcow2setup close vm
 	nothing_left
@@ -123,7 +99,7 @@ test_existing()
 	chain
 	qemu-img create -q -f qcow2 -u -b base -F qcow2 mine 32M
 	qcow2setup revert vm base mine --existing
-	equal "$(layers)" "mine base" "layers"
+	equal "$(layers vm)" "mine base" "layers"
 	qcow2setup close vm
 	nothing_left
 }
@@ -142,8 +118,8 @@ test_killed()
 		qcow2setup list >/dev/null
 		equal "$(dmsetup info -c --noheadings \
 			-o tables_loaded,suspended vm)" "Live:Active" "state"
-		echo "$delay: $(layers)"
-		matches "$(layers)" '^(active sn1|new[0-9]) base$' "layers"
+		echo "$delay: $(layers vm)"
+		matches "$(layers vm)" '^(active sn1|new[0-9]) base$' "layers"
 	done
 	qcow2setup close vm
 	nothing_left

@@ -7,30 +7,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-exits()
-{
-	local code=$1 regex=$2 said got=0
-
-	shift 2
-	said=$("$@" 2>&1) || got=$?
-	echo "$ $* -> $got: $said"
-	equal "$got" "$code" "exit code of $*"
-	matches "$said" "$regex" "message of $*"
-}
-
-nothing_left()
-{
-	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
-	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
-	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
-}
-
-layers()
-{
-	qcow2setup status "$1" --json | jq -r '.layers[].image' |
-		sed 's,.*/,,' | xargs
-}
-
 pair()
 {
 	qemu-img create -q -f qcow2 base.qcow2 64M
