@@ -6,15 +6,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernel_status.h"
 #include "report.h"
+#include "swap.h"
 
 int pivot_check(const struct device *device)
 {
@@ -64,62 +62,6 @@ static int load(const struct device *device, const struct pivot *pivot)
 	return r;
 }
 
-/*
- * The ioctl failed: the device is suspended now, with either table, or was not
- * even touched. What the old table needs is still attached.
- */
-static void load_old_table(const struct device *device)
-{
-	struct pivot old = pivot_same(device);
-
-	if (!dm_query(device->name).suspended)
-		return;
-	if (load(device, &old) == 0)
-		dm_resume(device->name);
-}
-
-static int swap_at_once(const struct device *device)
-{
-	int r;
-
-	/* Our own pages could be on the device. */
-	mlockall(MCL_CURRENT | MCL_FUTURE);
-	r = dm_resume(device->name);
-	if (r < 0)
-		load_old_table(device);
-	munlockall();
-	return r;
-}
-
-/*
- * A signal that ends the process in the middle of the ioctl can end the ioctl,
- * with the device suspended. So there are two processes: the child, which
- * nobody knows of, finishes if we are killed; we do if the child is. It has the
- * state lock and our attachments, too: no other command starts before it ends.
- */
-static int swap_in_child(const struct device *device)
-{
-	int status, r;
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	if (pid < 0)
-		return report_errno(errno, "Cannot start a process");
-	if (!pid) {
-		setsid();
-		_exit(-swap_at_once(device));
-	}
-	do {
-		r = waitpid(pid, &status, 0);
-	} while (r < 0 && errno == EINTR);
-	if (r == pid && WIFEXITED(status))
-		return -WEXITSTATUS(status);
-	load_old_table(device);
-	return report_fail(EIO, "The process that was to resume device %s was killed.",
-			   device->name);
-}
-
 static int hold_layer(dev_t device)
 {
 	char *path = path_of_device(device);
@@ -151,6 +93,21 @@ static void release_layers(int *held, unsigned int count)
 	free(held);
 }
 
+static int swap_one(const struct device *device)
+{
+	const struct freeze nothing = { 0 };
+	struct swap swap = {
+		.devices = &device,
+		.count = 1,
+		.freeze = &nothing,
+	};
+	int r = swap_run(&swap);
+
+	if (r < 0)
+		swap_restore(device);
+	return r;
+}
+
 int pivot_run(const struct device *device, const struct pivot *pivot)
 {
 	int *held = hold_layers(device);
@@ -160,7 +117,7 @@ int pivot_run(const struct device *device, const struct pivot *pivot)
 	if (!r && pivot->ready)
 		r = pivot->ready(pivot->data);
 	if (!r)
-		r = swap_in_child(device);
+		r = swap_one(device);
 	if (r < 0 && dm_query(device->name).loaded)
 		dm_clear(device->name);
 	release_layers(held, device->count);

@@ -157,7 +157,7 @@ static void load_old_table(const struct device *device, uint32_t *cookie)
 	segment.params = device_params(device->layers, device->count,
 				       ZERO_FROM_NONE, device->features,
 				       device->feature_words);
-	if (dm_load(device->name, false, &segment) == 0)
+	if (dm_load(device->name, device->dm.read_only, &segment) == 0)
 		dm_resume_now(device->name, true, cookie);
 	free(segment.params);
 }
@@ -262,6 +262,14 @@ static int wait_for(pid_t pid, const struct outcome *outcome)
 		return report_outcome(outcome);
 	return report_fail(EIO,
 			   "The process that was to resume the devices was killed.");
+}
+
+void swap_restore(const struct device *device)
+{
+	uint32_t cookie = 0;
+
+	load_old_table(device, &cookie);
+	dm_settle(cookie);
 }
 
 int swap_run(struct swap *swap)

@@ -49,4 +49,13 @@ int swap_check(const struct swap *swap);
  */
 int swap_run(struct swap *swap);
 
+/**
+ * swap_restore() - the old table again for a device that stands still
+ * @device: as it was before swap_run(), which failed
+ *
+ * What that table needs must still be attached. Does nothing to a device that is
+ * not suspended.
+ */
+void swap_restore(const struct device *device);
+
 #endif /* SWAP_H */
