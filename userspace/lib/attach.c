@@ -39,28 +39,6 @@ struct attachment attach_empty(void)
 	return attachment;
 }
 
-static int open_image(const struct image *image, int flags)
-{
-	struct image_id id;
-	struct stat st;
-	int fd;
-
-	fd = open(image->path, flags | O_DIRECT | O_CLOEXEC);
-	/* Old kernels know no O_DIRECT in memory; see loop_attach() */
-	if (fd < 0 && errno == EINVAL)
-		fd = open(image->path, flags | O_CLOEXEC);
-	if (fd < 0)
-		return report_errno(errno, "Cannot open %s", image->path);
-	if (fstat(fd, &st) == 0) {
-		id = image_id_of(&st);
-		if (image_id_equal(&id, &image->id))
-			return fd;
-	}
-	close(fd);
-	return report_fail(EBUSY, "%s was replaced while it was being opened.",
-			   image->path);
-}
-
 static int refuse_locked(const struct image *image, int error, enum role role)
 {
 	struct image_user user;
@@ -116,7 +94,7 @@ static int attach_read_device(const struct image *image, bool change,
 		attachment->device = st.st_rdev;
 		return 0;
 	}
-	fd = open_image(image, O_RDONLY);
+	fd = image_reopen(image, O_RDONLY);
 	if (fd < 0)
 		return fd;
 	r = lock_image(image, fd, ROLE_READ, change);
@@ -254,7 +232,7 @@ static int attach_read_file(const struct image *image, bool change,
 	int fd, r;
 
 	if (!loop_find(&image->id, LOOP_READ, &attachment->loop)) {
-		fd = open_image(image, O_RDONLY);
+		fd = image_reopen(image, O_RDONLY);
 		if (fd < 0)
 			return fd;
 		r = lock_image(image, fd, ROLE_READ, change);
@@ -307,7 +285,7 @@ int attach_write_lock(const struct image *image, bool change,
 		r = check_exclusive(image);
 	if (r < 0)
 		return r;
-	attachment->file = open_image(image, O_RDWR);
+	attachment->file = image_reopen(image, O_RDWR);
 	if (attachment->file < 0)
 		return attachment->file;
 	r = lock_image(image, attachment->file, ROLE_WRITE, change);

@@ -248,6 +248,28 @@ int image_open(const char *path, enum image_format format, struct image *image)
 	return 0;
 }
 
+int image_reopen(const struct image *image, int flags)
+{
+	struct image_id id;
+	struct stat st;
+	int fd;
+
+	fd = open(image->path, flags | O_DIRECT | O_CLOEXEC);
+	/* Old kernels know no O_DIRECT in memory; see loop_attach() */
+	if (fd < 0 && errno == EINVAL)
+		fd = open(image->path, flags | O_CLOEXEC);
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s", image->path);
+	if (fstat(fd, &st) == 0) {
+		id = image_id_of(&st);
+		if (image_id_equal(&id, &image->id))
+			return fd;
+	}
+	close(fd);
+	return report_fail(EBUSY, "%s was replaced while it was being opened.",
+			   image->path);
+}
+
 void image_close(struct image *image)
 {
 	if (image->fd >= 0)

@@ -67,6 +67,18 @@ char *absolute_path(const char *path);
  */
 int image_open(const char *path, enum image_format format, struct image *image);
 
+/**
+ * image_reopen() - open the file of an image again, for direct I/O
+ * @image: what image_open() has filled
+ * @flags: of open()
+ *
+ * Without direct I/O where the file system has none.
+ *
+ * Return: a file descriptor; or an error, reported: the path leads to another
+ * file now.
+ */
+int image_reopen(const struct image *image, int flags);
+
 /** image_close() - free what image_open() filled */
 void image_close(struct image *image);
 

@@ -107,28 +107,6 @@ static int window_entry(struct layer *layer, struct window *window,
 	return 0;
 }
 
-static int open_direct(const struct image *image)
-{
-	struct image_id id;
-	struct stat st;
-	int fd;
-
-	fd = open(image->path, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
-	/* Old kernels know no O_DIRECT in memory. */
-	if (fd < 0 && errno == EINVAL)
-		fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0)
-		return report_errno(errno, "Cannot open %s", image->path);
-	if (fstat(fd, &st) == 0) {
-		id = image_id_of(&st);
-		if (image_id_equal(&id, &image->id))
-			return fd;
-	}
-	close(fd);
-	return report_fail(EBUSY, "%s was replaced while it was being read.",
-			   image->path);
-}
-
 static int layer_open(const struct image *image, struct layer *layer)
 {
 	int r;
@@ -140,7 +118,7 @@ static int layer_open(const struct image *image, struct layer *layer)
 	/* Of a raw block device there is nothing to be asked. */
 	if (image->format == FORMAT_RAW && image->is_device)
 		return 0;
-	layer->fd = open_direct(image);
+	layer->fd = image_reopen(image, O_RDONLY | O_NONBLOCK);
 	if (layer->fd < 0)
 		return layer->fd;
 	if (image->format == FORMAT_RAW)
