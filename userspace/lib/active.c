@@ -82,22 +82,6 @@ int active_commit(struct live *live)
 	return r;
 }
 
-/* A discard must not uncover what is about to go. */
-static int start_pull(struct live *live)
-{
-	const struct device *device = &live->device;
-	struct pivot pivot = pivot_same(device);
-	char *features;
-	int r;
-
-	features = text("%s explicit_zeroes", device->features);
-	pivot.features = features;
-	pivot.feature_words++;
-	r = pivot_run(device, &pivot);
-	free(features);
-	return r < 0 ? r : live_refresh(live);
-}
-
 static int populate(struct live *live, unsigned int last)
 {
 	char layers[16];
@@ -142,7 +126,8 @@ static int pull(struct live *live, unsigned int last)
 {
 	int r;
 
-	r = start_pull(live);
+	/* A discard must not uncover what is about to go. */
+	r = live_make_explicit(live);
 	if (!r)
 		r = populate(live, last);
 	if (r < 0)

@@ -212,6 +212,20 @@ int live_refresh(struct live *live)
 	return pivot_check(&live->device);
 }
 
+int live_make_explicit(struct live *live)
+{
+	struct pivot pivot = pivot_same(&live->device);
+	char *features;
+	int r;
+
+	features = text("%s explicit_zeroes", live->device.features);
+	pivot.features = features;
+	pivot.feature_words++;
+	r = pivot_run(&live->device, &pivot);
+	free(features);
+	return r < 0 ? r : live_refresh(live);
+}
+
 int live_reread(struct live *live, unsigned int index)
 {
 	struct image *old = &live->chain.layers[index], image;

@@ -68,6 +68,17 @@ int live_begin(struct live *live);
 int live_refresh(struct live *live);
 
 /**
+ * live_make_explicit() - have the device write down what reads as zeroes
+ * @live: the chain
+ *
+ * From then on a discard leaves zero clusters in the active image, also where
+ * nothing is below: the layers below may be about to change.
+ *
+ * Return: 0 or an error, reported.
+ */
+int live_make_explicit(struct live *live);
+
+/**
  * live_reread() - read the header of a layer again
  * @live: the chain
  * @index: the layer

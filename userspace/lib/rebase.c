@@ -273,6 +273,22 @@ static int prepare_closed(struct work *work)
 	return r < 0 ? r : live_reread(work->what->live, 0);
 }
 
+/* What reads otherwise on @fresh than on @old comes into the overlay. */
+static int copy_difference(struct work *work, const char *old,
+			   const char *fresh)
+{
+	int r = open_differ(work, old, fresh);
+
+	if (!r)
+		r = copy(work);
+	if (r < 0)
+		return r;
+	differ_close(work->differ);
+	work->differ = NULL;
+	job_finishing();
+	return 0;
+}
+
 static int rebase_closed(struct work *work)
 {
 	char *fresh = jobdev_path("new");
@@ -280,16 +296,10 @@ static int rebase_closed(struct work *work)
 
 	r = prepare_closed(work);
 	if (!r)
-		r = open_differ(work, work->dest.path, fresh);
-	if (!r)
-		r = copy(work);
+		r = copy_difference(work, work->dest.path, fresh);
 	free(fresh);
-	if (r < 0)
-		return r;
-	differ_close(work->differ);
-	work->differ = NULL;
-	job_finishing();
-	r = dest_finish(&work->dest);
+	if (!r)
+		r = dest_finish(&work->dest);
 	if (!r)
 		r = live_reread(work->what->live, 0);
 	if (!r)
@@ -301,22 +311,6 @@ static int rebase_closed(struct work *work)
 	if (!r)
 		dest_trim(&work->dest);
 	return r;
-}
-
-/* A discard must not uncover what is about to come. */
-static int make_explicit(struct live *live)
-{
-	const struct device *device = &live->device;
-	struct pivot pivot = pivot_same(device);
-	char *features;
-	int r;
-
-	features = text("%s explicit_zeroes", device->features);
-	pivot.features = features;
-	pivot.feature_words++;
-	r = pivot_run(device, &pivot);
-	free(features);
-	return r < 0 ? r : live_refresh(live);
 }
 
 /* The new table: the top image, and the new chain below it */
@@ -366,19 +360,14 @@ static int rebase_live(struct work *work)
 	char *fresh = jobdev_path("new");
 	int r;
 
-	r = make_explicit(live);
+	/* A discard must not uncover what is about to come. */
+	r = live_make_explicit(live);
 	if (!r)
-		r = open_differ(work, old, fresh);
-	if (!r)
-		r = copy(work);
+		r = copy_difference(work, old, fresh);
 	free(old);
 	free(fresh);
-	if (r < 0)
-		return r;
-	differ_close(work->differ);
-	work->differ = NULL;
-	job_finishing();
-	r = relink_top(work);
+	if (!r)
+		r = relink_top(work);
 	if (!r)
 		r = load_fresh(work);
 	if (!r)
