@@ -272,8 +272,10 @@ static int sync_directory(const char *path)
 }
 
 /* It is complete: it gets its name. */
-static int give_name(struct work *work)
+static int give_name(void *data)
 {
+	struct work *work = data;
+
 	if (!is_file(work))
 		return 0;
 	if (rename(work->made, work->path) < 0)
@@ -339,7 +341,7 @@ static int note_copy(struct work *work)
 	return live_save(live, cut ? work->attached.length : NO_LENGTH);
 }
 
-static int replace(struct work *work, const struct mirror *mirror)
+static int replace(struct work *work, struct mirror *mirror)
 {
 	struct live *live = work->what->live;
 	struct device_layer *layers;
@@ -348,9 +350,12 @@ static int replace(struct work *work, const struct mirror *mirror)
 	int r;
 
 	job_finishing();
-	r = give_name(work);
-	if (r < 0)
-		return r;
+	if (is_file(work)) {
+		mirror->made = work->path;
+		mirror->made_id = work->image.id;
+		mirror->name_made = give_name;
+		mirror->data = work;
+	}
 	layers = new_layers(work, &count);
 	r = mirror_replace(mirror, layers, count);
 	free(layers);

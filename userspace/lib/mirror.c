@@ -92,6 +92,8 @@ static int ready(void *data)
 	const struct mirror *mirror = data;
 	int r = copy_flush(mirror->path);
 
+	if (!r && mirror->name_made)
+		r = mirror->name_made(mirror->data);
 	return r < 0 ? r : message_final(mirror->live->device.name,
 					 mirror->keep);
 }
@@ -106,5 +108,7 @@ int mirror_replace(const struct mirror *mirror,
 	pivot.count = count;
 	pivot.ready = ready;
 	pivot.data = (void *)mirror;
+	pivot.made = mirror->made;
+	pivot.made_id = mirror->made_id;
 	return pivot_run(device, &pivot);
 }

@@ -14,12 +14,21 @@
  * @path: the second device
  * @layers: how many layers, from the top, are copied
  * @keep: the top image stays what it is when the mirror takes over
+ * @made: as in struct pivot, for mirror_replace()
+ * @made_id: the same
+ * @name_made: gives that file its name, right before the device goes on in it;
+ *	returns 0 or an error, reported.  May be NULL.
+ * @data: for it
  */
 struct mirror {
 	struct live *live;
 	const char *path;
 	unsigned int layers;
 	bool keep;
+	const char *made;
+	struct image_id made_id;
+	int (*name_made)(void *data);
+	void *data;
 };
 
 /**

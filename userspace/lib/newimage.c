@@ -64,9 +64,20 @@ int new_image_path(const char *word, char **path)
 	return 0;
 }
 
-static int make_file(struct json_object *journal, struct json_object *entry,
-		     const char *path)
+void new_image_note(struct json_object *journal, const char *path,
+		    const struct image_id *id)
 {
+	struct json_object *entry = json_object_new_object();
+
+	json_set_string(entry, "path", path);
+	json_set_number(entry, "dev", id->dev);
+	json_set_number(entry, "ino", id->ino);
+	json_object_object_add(journal, "new", entry);
+}
+
+static int make_file(struct json_object *journal, const char *path)
+{
+	struct image_id id;
 	struct stat st;
 	int fd, r = 0;
 
@@ -76,26 +87,26 @@ static int make_file(struct json_object *journal, struct json_object *entry,
 	if (fstat(fd, &st) < 0)
 		r = report_errno(errno, "Cannot stat %s", path);
 	close(fd);
-	json_set_number(entry, "dev", st.st_dev);
-	json_set_number(entry, "ino", st.st_ino);
-	return r < 0 ? r : journal_write(journal);
+	if (r < 0)
+		return r;
+	id = image_id_of(&st);
+	new_image_note(journal, path, &id);
+	return journal_write(journal);
 }
 
 int new_image_make(struct json_object *journal, const struct new_image *image)
 {
-	struct json_object *entry;
+	const struct image_id none = { 0 };
 	int r;
 
 	if (access(image->path, F_OK) == 0) {
 		r = journal_write(journal);
 		return r < 0 ? r : qemu_create(image);
 	}
-	entry = json_object_new_object();
-	json_set_string(entry, "path", image->path);
-	json_object_object_add(journal, "new", entry);
+	new_image_note(journal, image->path, &none);
 	r = journal_write(journal);
 	if (!r)
-		r = make_file(journal, entry, image->path);
+		r = make_file(journal, image->path);
 	return r < 0 ? r : qemu_create(image);
 }
 

@@ -7,6 +7,8 @@
 
 #include <json-c/json.h>
 
+#include "identity.h"
+
 #include "qemu.h"
 
 /**
@@ -31,6 +33,15 @@ int new_image_path(const char *word, char **path);
  * Return: 0 or an error, reported; undo it then as well.
  */
 int new_image_make(struct json_object *journal, const struct new_image *image);
+
+/**
+ * new_image_note() - have new_image_undo() remove a file
+ * @journal: the entry of the running command
+ * @path: the file, perhaps only from the next step on
+ * @id: what it is; of no inode as long as it is not there
+ */
+void new_image_note(struct json_object *journal, const char *path,
+		    const struct image_id *id);
 
 /**
  * new_image_undo() - remove the file that new_image_make() made

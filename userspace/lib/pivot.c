@@ -11,7 +11,10 @@
 #include <unistd.h>
 
 #include "kernel_status.h"
+#include "newimage.h"
+#include "recover.h"
 #include "report.h"
+#include "state.h"
 #include "swap.h"
 
 int pivot_check(const struct device *device)
@@ -108,18 +111,43 @@ static int swap_one(const struct device *device)
 	return r;
 }
 
+static struct json_object *begin(const struct device *device,
+				 const struct pivot *pivot)
+{
+	struct json_object *entry;
+
+	entry = journal_entry("pivot", device->name, device->dm.uuid);
+	if (pivot->made)
+		new_image_note(entry, pivot->made, &pivot->made_id);
+	return entry;
+}
+
+/* What still stands still is left to the next command. */
+static void end(const struct device *device)
+{
+	struct dm_state dm = dm_query(device->name);
+
+	if (dm.loaded)
+		dm_clear(device->name);
+	if (!dm.suspended)
+		journal_clear();
+}
+
 int pivot_run(const struct device *device, const struct pivot *pivot)
 {
+	struct json_object *entry = begin(device, pivot);
 	int *held = hold_layers(device);
 	int r;
 
-	r = load(device, pivot);
+	r = journal_write(entry);
+	if (!r)
+		r = load(device, pivot);
 	if (!r && pivot->ready)
 		r = pivot->ready(pivot->data);
 	if (!r)
 		r = swap_one(device);
-	if (r < 0 && dm_query(device->name).loaded)
-		dm_clear(device->name);
+	end(device);
 	release_layers(held, device->count);
+	json_object_put(entry);
 	return r;
 }

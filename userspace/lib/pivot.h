@@ -18,6 +18,8 @@
  * @ready: called when the table is loaded, right before the resume; returns 0 or
  *	an error, reported.  May be NULL.
  * @data: for it
+ * @made: path of a file that is of no use unless the device goes on in it, or NULL
+ * @made_id: what it is
  */
 struct pivot {
 	const struct device_layer *layers;
@@ -27,6 +29,8 @@ struct pivot {
 	unsigned int feature_words;
 	int (*ready)(void *data);
 	void *data;
+	const char *made;
+	struct image_id made_id;
 };
 
 /**
@@ -35,8 +39,8 @@ struct pivot {
  * @pivot: its new table
  *
  * If the kernel does not take the table, or the process is killed, the device
- * goes on, with the old table or the new one. What both need must be attached.
- * Call it with the state lock held.
+ * goes on, with the old table or the new one: at once, or with the next command,
+ * by the journal. What both need must be attached. Call it with the state lock held.
  *
  * Return: 0, or an error, reported; the device has its old table then, if that
  * can be.

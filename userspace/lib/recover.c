@@ -2,14 +2,14 @@
 /*
  * The journal.  An entry is an object with
  *
- *   operation, name, uuid   what is done to which device
+ *   operation, name, uuid   what is done to which device; pivot: another table
  *   state      open: the device's state to be;
  *              close: its state so far
  *   clean      close: the kernel wrote out everything, the file may be cut;
  *              snapshot: the same of the old top
  *   phase      snapshot: "prepare", or "swap" just before the resume ioctl
  *   old, new_state          snapshot: state before and after
- *   new        snapshot, create: the file that was made (newimage.c)
+ *   new        snapshot, create, pivot: the file that was made (newimage.c)
  *   parts      group: the entries of its snapshots
  *   freeze     group: what was frozen (freeze.c)
  *
@@ -383,6 +383,44 @@ static int recover_group(struct json_object *entry)
 	return r;
 }
 
+/* Both tables are as good as each other, until the resume. */
+static int go_on(const struct device *device)
+{
+	if (device->dm.suspended && device->dm.loaded &&
+	    dm_resume(device->name) == 0)
+		return 0;
+	return stay_on_old(device);
+}
+
+static bool is_top_of(const char *name, struct json_object *made)
+{
+	struct image_id id = layer_id(made);
+	struct device device;
+	bool is;
+
+	if (!device_load(name, &device))
+		return true;
+	is = image_id_equal(&device.layers[0].id, &id);
+	device_free(&device);
+	return is;
+}
+
+static int recover_pivot(struct json_object *entry)
+{
+	const char *name = json_string(entry, "name");
+	struct json_object *made = member(entry, "new");
+	struct device device;
+	int r;
+
+	if (!device_of(entry).exists || !device_load(name, &device))
+		return 0;
+	r = go_on(&device);
+	device_free(&device);
+	if (!r && made && !is_top_of(name, made))
+		new_image_undo(entry);
+	return r;
+}
+
 static int recover_entry(struct json_object *entry)
 {
 	static const struct {
@@ -395,6 +433,7 @@ static int recover_entry(struct json_object *entry)
 		{ "snapshot", recover_snapshot },
 		{ "revert", recover_snapshot },
 		{ "group", recover_group },
+		{ "pivot", recover_pivot },
 	};
 	const char *operation = json_string(entry, "operation");
 	unsigned int i;
