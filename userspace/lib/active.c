@@ -105,23 +105,6 @@ static int populate(struct live *live, unsigned int last)
 	return r < 0 ? r : locked;
 }
 
-static int relink_top(struct live *live, unsigned int to)
-{
-	enum image_format format = FORMAT_UNKNOWN;
-	char *link = NULL;
-	int r;
-
-	if (live_is_linked(live, 0, to))
-		return 0;
-	if (to < live->chain.count) {
-		link = live_link(live, 0, to);
-		format = live->chain.layers[to].format;
-	}
-	r = live_relink(live, 0, link, format);
-	free(link);
-	return r;
-}
-
 static int pull(struct live *live, unsigned int last)
 {
 	int r;
@@ -133,7 +116,7 @@ static int pull(struct live *live, unsigned int last)
 	if (r < 0)
 		return r;
 	job_finishing();
-	return relink_top(live, last + 1);
+	return live_link_to(live, 0, last + 1);
 }
 
 int active_pull(struct live *live, unsigned int last)

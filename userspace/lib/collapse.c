@@ -98,6 +98,8 @@ static int plan_active(const struct collapse *collapse, struct merge *lower)
 	if (!r && !collapse->up)
 		r = dest_check(collapse->live, collapse->last,
 			       layer_of(collapse, 0)->size);
+	if (!r && collapse->up)
+		r = live_check_link_to(collapse->live, 0, collapse->last + 1);
 	if (!r && !collapse->up && collapse->last > 1)
 		r = merge_plan(lower);
 	return r;

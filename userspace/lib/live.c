@@ -446,3 +446,43 @@ char *live_link(const struct live *live, unsigned int overlay,
 	free(link);
 	return text_copy(to->path);
 }
+
+/* Return: the name as it is to stand in the image, or NULL; free() it */
+static char *link_to(const struct live *live, unsigned int overlay,
+		     unsigned int backing, enum image_format *format)
+{
+	*format = FORMAT_UNKNOWN;
+	if (backing >= live->chain.count)
+		return NULL;
+	*format = live->chain.layers[backing].format;
+	return live_link(live, overlay, backing);
+}
+
+int live_link_to(struct live *live, unsigned int overlay, unsigned int backing)
+{
+	enum image_format format;
+	char *link;
+	int r;
+
+	if (live_is_linked(live, overlay, backing))
+		return 0;
+	link = link_to(live, overlay, backing, &format);
+	r = live_relink(live, overlay, link, format);
+	free(link);
+	return r;
+}
+
+int live_check_link_to(const struct live *live, unsigned int overlay,
+		       unsigned int backing)
+{
+	enum image_format format;
+	char *link;
+	int r;
+
+	if (live_is_linked(live, overlay, backing))
+		return 0;
+	link = link_to(live, overlay, backing, &format);
+	r = relink_check(&live->chain.layers[overlay], link, format);
+	free(link);
+	return r;
+}

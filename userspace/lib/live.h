@@ -156,6 +156,20 @@ bool live_is_linked(const struct live *live, unsigned int overlay,
 		    unsigned int backing);
 
 /**
+ * live_link_to() - link an image to one further below, if it is not yet
+ * @live: the chain
+ * @overlay: index of the image
+ * @backing: index of the layer; past the lowest for none
+ *
+ * Return: 0 or an error, reported.
+ */
+int live_link_to(struct live *live, unsigned int overlay, unsigned int backing);
+
+/** live_check_link_to() - could live_link_to() do that? 0, or the error, reported */
+int live_check_link_to(const struct live *live, unsigned int overlay,
+		       unsigned int backing);
+
+/**
  * live_link() - how to write into an image the link to one further below
  * @live: the chain
  * @overlay: index of the image

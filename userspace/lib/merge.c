@@ -130,6 +130,14 @@ static bool is_linked(const struct merge *merge)
 		live_is_linked(merge->live, index, link_target(merge));
 }
 
+static int check_link(const struct merge *merge)
+{
+	unsigned int index;
+
+	return relinked(merge, &index) ?
+		live_check_link_to(merge->live, index, link_target(merge)) : 0;
+}
+
 int merge_plan(struct merge *merge)
 {
 	uint64_t size = merge->up ? 0 : size_wanted(merge);
@@ -143,6 +151,8 @@ int merge_plan(struct merge *merge)
 		r = dest_check(merge->live, merge_dest(merge), size);
 	if (!r)
 		r = check_users(merge);
+	if (!r)
+		r = check_link(merge);
 	if (!r)
 		r = open_walk(merge);
 	return r < 0 ? r : walk_total(merge->walk, &merge->data,
@@ -263,19 +273,11 @@ static int copy(struct merge *merge, const struct dest *dest)
 
 static int relink_layer(struct merge *merge)
 {
-	unsigned int index, to = link_target(merge);
-	enum image_format format = FORMAT_UNKNOWN;
-	char *link;
-	int r;
+	unsigned int index;
 
-	if (!relinked(merge, &index) || merge->linked)
+	if (!relinked(merge, &index))
 		return 0;
-	if (to < merge->live->chain.count)
-		format = layer_of(merge, to)->format;
-	link = new_link(merge, index);
-	r = live_relink(merge->live, index, link, format);
-	free(link);
-	return r;
+	return live_link_to(merge->live, index, link_target(merge));
 }
 
 /* The job's devices have served. */

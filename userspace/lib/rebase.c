@@ -53,6 +53,17 @@ static int check_words(const struct rebase *rebase)
 	return 0;
 }
 
+/* The new link as the functions of relink.h take it */
+static const char *name_of(const struct rebase *rebase)
+{
+	return *rebase->link ? rebase->link : NULL;
+}
+
+static enum image_format format_of(const struct rebase *rebase)
+{
+	return *rebase->link ? format_of_name(rebase->format) : FORMAT_UNKNOWN;
+}
+
 /* Where the link leads to, seen from the image */
 static char *path_of_link(const struct image *image, const char *link)
 {
@@ -256,9 +267,7 @@ static int relink_top(struct work *work)
 {
 	const struct rebase *what = work->what;
 
-	return live_relink(what->live, 0, *what->link ? what->link : NULL,
-			   *what->link ? format_of_name(what->format) :
-			   FORMAT_UNKNOWN);
+	return live_relink(what->live, 0, name_of(what), format_of(what));
 }
 
 static int prepare_closed(struct work *work)
@@ -442,6 +451,9 @@ int rebase_run(const struct rebase *rebase)
 		r = check(&work);
 	if (!r)
 		r = open_fresh(&work);
+	if (!r)
+		r = relink_check(&rebase->live->chain.layers[0],
+				 name_of(rebase), format_of(rebase));
 	if (!r && rebase->dry_run)
 		fate_plan(describe(&work), rebase->json);
 	else if (!r)
@@ -467,7 +479,6 @@ static int check_link(const struct rebase *rebase, struct image *image,
 
 int rebase_link(const struct rebase *rebase, const char *path)
 {
-	bool none = !*rebase->link;
 	struct image image = { .fd = -1 };
 	const struct image *const victim = &image;
 	const struct chain chain = { &image, 1 };
@@ -477,10 +488,10 @@ int rebase_link(const struct rebase *rebase, const char *path)
 	if (!r)
 		r = users_check(&chain, &victim, 1, rebase->search,
 				rebase->nsearch, rebase->force);
+	if (!r)
+		r = relink_check(&image, name_of(rebase), format_of(rebase));
 	if (!r && !rebase->dry_run)
-		r = relink_image(&image, none ? NULL : rebase->link,
-				 none ? FORMAT_UNKNOWN :
-				 format_of_name(rebase->format));
+		r = relink_image(&image, name_of(rebase), format_of(rebase));
 	image_close(&image);
 	return r;
 }

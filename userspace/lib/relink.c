@@ -5,6 +5,7 @@
 #include "relink.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -102,15 +103,14 @@ static int refuse(const struct relink *relink, const struct qcow2_fault *fault)
 			   (unsigned long long)fault->value, fault->why);
 }
 
-static int rewrite(const struct relink *relink, const char *name,
-		   enum image_format format)
+/* In memory; @first is what has to be on disk before the header is. */
+static int change(const struct relink *relink, const char *name,
+		  enum image_format format, struct qcow2_relink *first)
 {
 	uint32_t cluster = relink->image->header.cluster_size;
-	struct qcow2_relink first;
 	struct qcow2_header header;
 	struct qcow2_fault fault;
 	uint32_t len;
-	int r = 0;
 
 	len = cluster < relink->len ? cluster : relink->len;
 	if (qcow2_header_decode(relink->area, relink->len, &header, &fault) < 0 ||
@@ -118,17 +118,26 @@ static int rewrite(const struct relink *relink, const char *name,
 		return report_fail(EBUSY, "%s changed meanwhile.",
 				   relink->image->path);
 	if (qcow2_relink(relink->area, len, &header, relink->block, name,
-			 name ? strlen(name) : 0, format_name(format), &first,
+			 name ? strlen(name) : 0, format_name(format), first,
 			 &fault) < 0)
 		return refuse(relink, &fault);
-	if (first.name_len)
-		r = write_blocks(relink, first.name_offset, first.name_len);
+	return 0;
+}
+
+static int write_out(const struct relink *relink,
+		     const struct qcow2_relink *first)
+{
+	int r = 0;
+
+	if (first->name_len)
+		r = write_blocks(relink, first->name_offset, first->name_len);
 	return r < 0 ? r : write_blocks(relink, 0, relink->block);
 }
 
-static int relink_locked(const struct image *image, int fd, const char *name,
-			 enum image_format format)
+static int relink_fd(const struct image *image, int fd, const char *name,
+		     enum image_format format, bool write)
 {
+	struct qcow2_relink first;
 	struct relink relink = { .image = image, .fd = fd };
 	void *area;
 	int r;
@@ -138,8 +147,22 @@ static int relink_locked(const struct image *image, int fd, const char *name,
 	relink.area = area;
 	r = read_area(&relink);
 	if (!r)
-		r = rewrite(&relink, name, format);
+		r = change(&relink, name, format, &first);
+	if (!r && write)
+		r = write_out(&relink, &first);
 	free(area);
+	return r;
+}
+
+int relink_check(const struct image *image, const char *name,
+		 enum image_format format)
+{
+	int fd = image_reopen(image, O_RDONLY), r;
+
+	if (fd < 0)
+		return fd;
+	r = relink_fd(image, fd, name, format, false);
+	close(fd);
 	return r;
 }
 
@@ -155,7 +178,7 @@ int relink_image(const struct image *image, const char *name,
 	/* Readers of ours do not mind. */
 	r = attach_write_lock(image, true, &attachment);
 	if (!r)
-		r = relink_locked(image, attachment.file, name, format);
+		r = relink_fd(image, attachment.file, name, format, true);
 	attach_release(&attachment, false);
 	return r;
 }

@@ -23,4 +23,14 @@
 int relink_image(const struct image *image, const char *name,
 		 enum image_format format);
 
+/**
+ * relink_check() - could relink_image() do that?
+ *
+ * To be asked before much work is done: there may be no room for the name.
+ *
+ * Return: 0 or an error, reported.
+ */
+int relink_check(const struct image *image, const char *name,
+		 enum image_format format);
+
 #endif /* RELINK_H */
