@@ -10,7 +10,7 @@ CHAIN_KINDS="
 plain qcow2 size=24M size=24M size=24M size=24M size=24M
 mixed qcow2 cluster_size=4k,size=24M cluster_size=2M,size=24M cluster_size=512,size=24M cluster_size=64k,size=24M cluster_size=16k,size=24M
 shorter qcow2 size=24M cluster_size=4k,size=15001600 size=20M cluster_size=8k,size=17M size=24M
-growing qcow2 size=9M size=12M,cluster_size=32k size=15M size=20M size=24M
+growing qcow2 size=9M cluster_size=32k,size=12M size=15M size=20M size=24M
 old qcow2 compat=0.10,size=24M compat=0.10,size=24M compat=0.10,size=20M size=24M compat=0.10,size=24M
 raw raw size=24M cluster_size=32k,size=24M size=24M cluster_size=4k,size=24M size=24M
 raw-short raw size=10000384 size=24M size=24M cluster_size=2M,size=24M size=24M
