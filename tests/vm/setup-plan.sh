@@ -1,0 +1,180 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# What an operation on a chain is going to do, whom it would harm, and what it
+# says of the images afterwards.
+
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=chains.sh
+. "$(dirname "$0")/chains.sh"
+
+all_sums()
+{
+	sha256sum base sn1 sn2 sn3 active
+	dmsetup table 2>/dev/null || true
+	ls
+}
+
+# plans COMMAND...: a dry run changes nothing; prints what it said
+plans()
+{
+	local before
+
+	touch plan.out plan.json
+	before=$(all_sums)
+	qcow2setup "$@" --dry-run >plan.out
+	qcow2setup "$@" --dry-run --json >plan.json
+	equal "$(all_sums)" "$before" "files and tables"
+	echo "== $*"
+	cat plan.out
+	jq -e .operation plan.json
+}
+
+# names KEY: the images that the plan has under that key
+names()
+{
+	jq -r ".$1[]" plan.json | sed 's,.*/,,' | sort | xargs
+}
+
+all_plans()
+{
+	local before
+
+	local chain=$1
+
+	plans commit "$chain" --top sn2 --base base
+	equal "$(names read)" "sn1 sn2" "read"
+	equal "$(names written)" "base" "written"
+	equal "$(names invalid)" "sn1" "invalid"
+	equal "$(names unneeded)" "sn2" "unneeded"
+	equal "$(jq -r '.relinked."backing-file"' plan.json)" base "link"
+	matches "$(<plan.out)" 'invalid then: [^ ]*/sn1' "plan"
+	plans commit "$chain" --top sn2 --base base --delete
+	equal "$(names deleted)" "sn1 sn2" "deleted"
+	plans pull "$chain" --into sn3 --base base
+	equal "$(names written) $(names unneeded)" "sn3 sn1 sn2" "pull"
+	plans flatten "$chain"
+	equal "$(names written)" "active" "flatten"
+	equal "$(jq -r '.relinked."backing-file"' plan.json)" null "link"
+	plans delete "$chain" sn2
+	equal "$(names deleted) $(names written)" "sn2 sn3" "delete"
+	plans delete "$chain" sn2 --down
+	equal "$(names deleted) $(names written)" "sn2 sn1" "delete --down"
+	plans rebase "$chain" -b base -F qcow2
+	equal "$(names written)" "active" "rebase"
+	plans copy "$chain" new
+	equal "$(names written)" "new" "copy"
+	fails test -e new
+}
+
+test_dry_run()
+{
+	chain mixed
+	all_plans ./active
+	qcow2setup open ./active vm
+	all_plans vm
+	plans commit vm
+	equal "$(names written) $(names invalid)" "sn3 " "commit of the active image"
+	plans copy vm new --pivot
+	equal "$(names unneeded)" "active base sn1 sn2 sn3" "copy --pivot"
+	qcow2setup close vm
+	all_gone
+}
+
+test_what_is_said()
+{
+	chain growing
+	sha256sum sn1 sn2 >sums
+	qcow2setup commit ./active --top sn2 --base base >out
+	matches "$(<out)" "now invalid: $PWD/sn1" "said"
+	matches "$(<out)" "not needed any more: $PWD/sn2" "said"
+	sha256sum -c sums
+	# base has become as long as sn2.
+	equal "$(size_of base qcow2)" $((15 << 20)) "size"
+	qcow2setup commit ./active --base sn3 --top active --json >out
+	equal "$(jq -r 'select(.unneeded) | .unneeded[]' out)" "$PWD/active" "said"
+	qcow2setup commit ./sn3 --delete >out
+	matches "$(<out)" "deleted: $PWD/sn3" "said"
+	fails test -e sn3
+	check_images base
+	all_gone
+}
+
+# Whoever else stands on an image that is about to change is named.
+test_other_overlays()
+{
+	local command
+
+	chain plain
+	mkdir elsewhere
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 other
+	qemu-img create -q -f qcow2 -b "$PWD/base" -F qcow2 elsewhere/far
+	for command in "commit ./active --top sn2 --base base" \
+		"delete ./active sn1 --down" "delete ./active sn1"; do
+		# shellcheck disable=SC2086 # words
+		exits 5 "$PWD/other stands on $PWD/sn1" qcow2setup $command
+		# shellcheck disable=SC2086 # words
+		exits 5 'Other overlays' qcow2setup $command --dry-run
+	done
+	# Its contents stay what they are.
+	plans pull ./active --into sn3 --base base
+	rm other
+	exits 5 "far stands on $PWD/base" qcow2setup commit ./active \
+		--top sn1 --base base --search elsewhere
+	exits 0 "far stands on $PWD/base, and will not read" qcow2setup commit \
+		./active --top sn1 --base base --search elsewhere --force
+	equal "$(backing sn2)" base "link"
+	check_images base sn2
+	all_gone
+}
+
+gone()
+{
+	! kill -0 "$1" 2>/dev/null
+}
+
+test_in_use()
+{
+	local pid
+
+	chain plain
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 other
+	qcow2setup open ./other other --read-only
+	exits 5 "in use" qcow2setup commit ./active --top sn2 --base sn1
+	exits 5 "in use" qcow2setup commit ./active --top sn2 --base sn1 --force
+	matches "$(qcow2setup commit ./active --top sn2 --base sn1 2>&1)" \
+		"other" "the device is named" || true
+	qcow2setup close other
+	rm other
+	# QEMU has it open.
+	qemu-nbd --fork --persistent -f qcow2 -r -k "$PWD/sock" \
+		--pid-file="$PWD/pid" sn2
+	pid=$(<pid)
+	exits 5 'locked' qcow2setup commit ./active --top sn2 --base sn1
+	exits 5 'locked' qcow2setup commit ./active --top sn2 --base sn1 --force
+	kill "$pid"
+	wait_for 10 gone "$pid"
+	qcow2setup commit ./active --top sn2 --base sn1
+	check_images sn1
+	all_gone
+}
+
+test_unknown_layers()
+{
+	chain plain
+	exits 4 'not' qcow2setup commit ./active --top none --base base
+	exits 4 'there is no' qcow2setup commit ./active --top './active[7]'
+	exits 1 '' qcow2setup commit ./active --top base --base sn1
+	exits 4 '' qcow2setup commit ./none
+	exits 4 'not active' qcow2setup commit none
+	exits 1 '' qcow2setup pull ./active --base active
+	qcow2setup open ./active vm
+	exits 5 'vm' qcow2setup commit ./active
+	exits 4 'there is no' qcow2setup commit vm --top 'vm[7]'
+	exits 1 '' qcow2setup rebase vm -u -b base -F qcow2
+	qcow2setup close vm
+	all_gone
+}
+
+main "$@"
