@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""How fast a merge is, and how long a device stands still for another table.
+
+Both beside what costs the same without us, in the same run: dd between the same
+devices and qemu-img commit; a suspend and a resume of the same device. KTAP, the
+figures as comments.
+"""
+
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
+import fixture as fx  # noqa: E402
+import ktap  # noqa: E402
+from fixture import MIB  # noqa: E402
+
+DATA = 384 * MIB
+DISK = DATA + 32 * MIB
+TRACING = "/sys/kernel/tracing"
+
+
+def setup(*words):
+    return fx.run("qcow2setup", *words)
+
+
+def seconds(*command):
+    start = time.monotonic()
+    fx.run(*command)
+    return time.monotonic() - start
+
+
+@contextlib.contextmanager
+def ram_disks(count):
+    fx.run("modprobe", "brd", f"rd_nr={count}", f"rd_size={DISK // 1024}")
+    try:
+        yield [f"/dev/ram{n}" for n in range(count)]
+    finally:
+        fx.run("rmmod", "brd")
+
+
+def qemu_create(path, size, backing=None, fmt="qcow2", options=""):
+    words = ["create", "-q", "-f", "qcow2"]
+    if options:
+        words += ["-o", options]
+    if backing:
+        words += ["-u", "-b", backing, "-F", fmt]
+    fx.qemu_img(*words, path, str(size))
+
+
+def fill(path):
+    fx.qemu_io(path, *(f"write -P {1 + at // MIB % 250} {at} {16 * MIB}"
+                       for at in range(0, DATA, 16 * MIB)))
+
+
+class Merge:
+    """base <- sn1, each on a RAM disk, and sn1 <- active in a file"""
+
+    def __init__(self, disks, options):
+        self.base, self.sn1 = disks
+        self.options = options
+
+    def blank(self):
+        for disk in self.base, self.sn1:
+            fx.run("dd", "if=/dev/zero", f"of={disk}", "bs=1M", "count=1",
+                   "status=none")
+
+    def make(self):
+        self.blank()
+        qemu_create(self.base, DATA, options=self.options)
+        qemu_create(self.sn1, DATA, self.base)
+        fill(self.sn1)
+        qemu_create("active", DATA, self.sn1)
+
+    def dd(self):
+        return seconds("dd", f"if={self.sn1}", f"of={self.base}", "bs=1M",
+                       f"count={DATA // MIB}", "iflag=direct", "oflag=direct",
+                       "status=none")
+
+    def commit(self):
+        self.make()
+        setup("open", "./active", "vm")
+        took = seconds("qcow2setup", "commit", "vm", "--top", self.sn1)
+        setup("close", "vm")
+        return took
+
+    def pull(self):
+        self.blank()
+        qemu_create(self.base, DATA)
+        fill(self.base)
+        qemu_create(self.sn1, DATA, self.base, options=self.options)
+        setup("open", self.sn1, "vm")
+        took = seconds("qcow2setup", "flatten", "vm")
+        setup("close", "vm")
+        return took
+
+    def qemu(self, cache):
+        self.make()
+        return seconds("qemu-img", "commit", "-q", "-d", "-t", cache, "-b",
+                       self.base, self.sn1)
+
+
+def merge_speed(options):
+    with ram_disks(2) as disks:
+        merge = Merge(disks, options)
+        dd = min(merge.dd(), merge.dd())
+        commit, pull = merge.commit(), merge.pull()
+        qemu = min(merge.qemu("none"), merge.qemu("writeback"))
+
+    def rate(took):
+        return f"{DATA / took / MIB:.0f} MiB/s"
+
+    ktap.note(f"dd {rate(dd)}; commit {rate(commit)}, {dd / commit:.2f} of dd, "
+              f"{qemu / commit:.2f} of qemu-img commit ({rate(qemu)}); "
+              f"pull {rate(pull)}, {dd / pull:.2f} of dd")
+    ktap.check(dd / commit >= 0.7, "commit is slow beside dd")
+    ktap.check(dd / pull >= 0.7, "pull is slow beside dd")
+    ktap.check(qemu / commit >= 2, "commit is slow beside qemu-img commit")
+
+
+def write_to(name, text):
+    with open(f"{TRACING}/{name}", "w") as f:
+        f.write(text)
+
+
+@contextlib.contextmanager
+def traced():
+    """How long the calls of some functions take."""
+    if not os.path.exists(f"{TRACING}/trace"):
+        fx.run("mount", "-t", "tracefs", "tracefs", TRACING)
+    write_to("current_tracer", "nop")
+    write_to("set_ftrace_filter", "dev_suspend\nqc_postsuspend")
+    write_to("options/funcgraph-tail", "1")
+    write_to("current_tracer", "function_graph")
+    write_to("trace", "")
+    calls = []
+    try:
+        yield calls
+    finally:
+        with open(f"{TRACING}/trace") as f:
+            calls += re.findall(
+                r"([\d.]+) us +\| +(?:(\w+)(?: \[\w+\])?\(\);|\} /\* (\w+))",
+                f.read())
+        write_to("current_tracer", "nop")
+        write_to("set_ftrace_filter", "")
+
+
+def stands_still(action):
+    """Returns for each ioctl that suspends or resumes the microseconds without
+    what is written out meanwhile, and those of that."""
+    with traced() as calls:
+        action()
+    ioctls, flushed = [], 0.0
+    for took, leaf, end in calls:
+        if (leaf or end) == "qc_postsuspend":
+            flushed += float(took)
+        else:
+            ioctls.append((float(took) - flushed, flushed))
+            flushed = 0.0
+    ktap.check(ioctls, "nothing traced")
+    return ioctls
+
+
+def bare():
+    fx.run("dmsetup", "suspend", "--noflush", "--nolockfs", "vm")
+    fx.run("dmsetup", "resume", "vm")
+
+
+class Writer:
+    """fio writes as fast as it can."""
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            ["fio", "--name=w", "--filename=/dev/mapper/vm", "--direct=1",
+             "--rw=randwrite", "--bs=4k", "--ioengine=libaio",
+             "--iodepth=16", "--time_based", "--runtime=600"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(3)
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+
+def pauses(layers, busy):
+    size = 64 * MIB
+    qemu_create("l1", size)
+    for n in range(2, layers + 1):
+        qemu_create(f"l{n}", size, f"l{n - 1}")
+    setup("open", f"./l{layers}", "vm")
+    with Writer() if busy else contextlib.nullcontext():
+        plain = [sum(net for net, _ in stands_still(bare)) for _ in range(7)]
+        snaps = [max(stands_still(lambda n=n: setup("snapshot", "vm", f"s{n}")))
+                 for n in range(5)]
+        pivot = max(stands_still(lambda: setup("commit", "vm")))
+    setup("close", "vm")
+    base = statistics.median(plain)
+    snap = statistics.median(net for net, _ in snaps)
+    flush = statistics.median(flushed for _, flushed in snaps)
+    ktap.note(f"suspend and resume {base:.0f} us; snapshot {snap:.0f} us "
+              f"({snap / base:.2f}), and {flush:.0f} us of writing out; "
+              f"longest pause of a commit of the active image {pivot[0]:.0f} us "
+              f"({pivot[0] / base:.2f}), and {pivot[1]:.0f} us")
+    ktap.check(snap <= 3 * base, "a snapshot stands still for too long")
+    ktap.check(pivot[0] <= 3 * base, "a pivot stands still for too long")
+
+
+for name, options in (("64 KiB clusters", ""),
+                      ("preallocated", "preallocation=metadata")):
+    ktap.case(f"merge into an image: {name}", merge_speed, options)
+for count in (1, 8, 32):
+    for is_busy in (False, True):
+        ktap.case(f"pause: {count} layers, "
+                  f"{'full-speed writes' if is_busy else 'idle'}", pauses,
+                  count, is_busy)
+
+fx.main()
