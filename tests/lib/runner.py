@@ -289,6 +289,19 @@ def debug(long):
             "setup-open.sh=open_write"]
 
 
+def only_long(root):
+    """What takes too long for each change: jobs of the chain operations killed
+    at many instants, their speed and pauses, 20 minutes of them at random."""
+    return [
+        Job("killed", vm() + ["tests/vm/suite", "killed-chain.sh"], root, True,
+            14400),
+        Job("measure", vm() + ["tests/vm/suite", "measure-chain.py"], root,
+            True, 14400),
+        Job("stress", vm("--debug") + ["tests/vm/suite", "stress-chain.py"],
+            ["debug-kernel"], True, 14400),
+    ]
+
+
 def minutes(long, few):
     """The seconds after which a job hangs."""
     return 14400 if long else 60 * few
@@ -327,7 +340,7 @@ def jobs_of_check(long):
             minutes(long, 45)),
         Job("debug", vm("--debug") + debug(long), ["debug-kernel"], True,
             minutes(long, 45)),
-    ]
+    ] + (only_long(root) if long else [])
 
 
 def main():
