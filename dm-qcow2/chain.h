@@ -17,12 +17,14 @@ struct dm_dev;
 
 /**
  * struct qc_layer - one image of a chain
+ * @path: of the device, from the table line; only until it is open
  * @dev: as opened for the table
  * @img: the image, NULL for a raw layer
  * @raw: format
  * @bytes: virtual size
  */
 struct qc_layer {
+	const char *path;
 	struct dm_dev *dev;
 	struct qc_image *img;
 	bool raw;

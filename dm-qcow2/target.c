@@ -25,15 +25,13 @@
 /* Table lines */
 
 static int parse_layer(struct qc_target *t, struct dm_arg_set *as,
-		       struct qc_layer *layer, bool top, bool last)
+		       struct qc_layer *layer, bool last)
 {
 	struct dm_target *ti = t->ti;
 	const char *format = dm_shift_arg(as);
 	const char *path = dm_shift_arg(as);
 	const char *data = dm_shift_arg(as);
-	qc_mode_t mode = top ? dm_table_get_mode(ti->table) : QC_MODE_READ;
 	bool raw = !strcmp(format, "raw");
-	int err;
 
 	if (!raw && strcmp(format, "qcow2")) {
 		ti->error = "Unknown image format: must be qcow2 or raw";
@@ -47,11 +45,7 @@ static int parse_layer(struct qc_target *t, struct dm_arg_set *as,
 		ti->error = "External data device: not supported yet, must be -";
 		return -EOPNOTSUPP;
 	}
-	err = dm_get_device(ti, path, mode, &layer->dev);
-	if (err) {
-		ti->error = "Cannot open the device of a layer";
-		return err;
-	}
+	layer->path = path;
 	layer->raw = raw;
 	return 0;
 }
@@ -97,14 +91,37 @@ static int parse_layers(struct qc_target *t, struct dm_arg_set *as)
 	}
 	for (i = 0; i < nr; i++) {
 		t->chain.nr = i + 1;
-		err = parse_layer(t, as, &t->chain.layer[i], i == 0,
-				  i == nr - 1);
-		if (!err)
-			err = check_layer(t, i);
+		err = parse_layer(t, as, &t->chain.layer[i], i == nr - 1);
 		if (err)
 			return err;
 	}
 	return 0;
+}
+
+/*
+ * After the mirror, which may be a layer as well.  Where a table opens a device
+ * once more, and for more than before, dm frees the struct dm_dev that it gave
+ * out and makes another one (upgrade_mode() in dm-table.c).
+ */
+static int open_devices(struct qc_target *t)
+{
+	u32 i;
+	int err = 0;
+
+	for (i = 0; i < t->chain.nr && !err; i++) {
+		struct qc_layer *layer = &t->chain.layer[i];
+
+		err = dm_get_device(t->ti, layer->path,
+				    i ? QC_MODE_READ :
+				    dm_table_get_mode(t->ti->table),
+				    &layer->dev);
+		layer->path = NULL;
+		if (err)
+			t->ti->error = "Cannot open the device of a layer";
+		else
+			err = check_layer(t, i);
+	}
+	return err;
 }
 
 /* After the features: one of them says as what to look at the top image. */
@@ -406,6 +423,8 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		err = parse_layers(t, &as);
 	if (!err)
 		err = parse_features(t, &as);
+	if (!err)
+		err = open_devices(t);
 	if (!err)
 		err = open_images(t);
 	if (!err) {

@@ -159,6 +159,42 @@ for top, bottom in (({"cluster_size": 65536}, {"cluster_size": 65536}),
               commit_active, 6 * MIB + 1536, top, bottom)
 
 
+def numbers(path):
+    """major:minor of a device"""
+    dev = os.stat(path).st_rdev
+    return f"{os.major(dev)}:{os.minor(dev)}"
+
+
+@ktap.test
+def the_mirror_is_a_layer_itself():
+    size = 2 * MIB
+    raw("base", size, "base")
+    fx.create("top", size, backing="base", fmt="raw")
+    scatter("top", size, "top")
+    model = fx.content("top")
+    fx.grow("top", 16 * MIB)
+    chain = fx.Chain([("qcow2", "top"), ("raw", "base")], size)
+    loop = blk.Loop("base")
+    chain.loops["base"] = loop
+    dev = chain.open()
+    try:
+        chain.features = ["mirror", loop.dev]
+        chain.reload()
+        # dm has opened it for reading, then for writing.
+        words = chain.dm.table().split()
+        ktap.equal(words[4:6], ["raw", numbers(loop.dev)], "the layer")
+        ktap.equal(words[-2:], ["mirror", numbers(loop.dev)], "the mirror")
+        in_threads(chain.dm, "copy", size // 512, "1")
+        chain.dm.message("final")
+        chain.features = []
+        chain.layers = chain.layers[1:]
+        chain.reload()
+        ktap.same_bytes(dev.read_all(), model, "after the pivot")
+    finally:
+        chain.close()
+    ktap.same_bytes(fx.content("base", "raw"), model, "the raw image")
+
+
 @ktap.test
 def both_ends_agree_on_overlapping_writes():
     size = 2 * MIB
