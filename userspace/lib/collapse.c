@@ -105,6 +105,7 @@ static int plan_active(const struct collapse *collapse, struct merge *lower)
 	return r;
 }
 
+/* Committed, the old top is an empty overlay of the new one: it reads the same. */
 static struct json_object *describe_active(const struct collapse *collapse)
 {
 	struct json_object *plan = fate_new(collapse->operation);
@@ -120,7 +121,7 @@ static struct json_object *describe_active(const struct collapse *collapse)
 			fate_add(plan, FATE_DELETED,
 				 layer_of(collapse, i)->path);
 		else
-			fate_add(plan, collapse->up ? FATE_UNNEEDED :
+			fate_add(plan, collapse->up || !i ? FATE_UNNEEDED :
 				 FATE_INVALID, layer_of(collapse, i)->path);
 	}
 	fate_add(plan, FATE_WRITTEN, layer_of(collapse, dest)->path);

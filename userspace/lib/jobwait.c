@@ -132,6 +132,19 @@ static int wait_running(struct waiting *waiting,
 	return r;
 }
 
+/* How far it came at last, and how long it took for that */
+static void show_end(struct waiting *waiting, const struct job_record *record)
+{
+	struct progress *progress = &waiting->progress;
+
+	progress->done = record->done;
+	progress->total = record->total;
+	if (record->rate)
+		progress->start = progress_now() -
+			(double)record->done / record->rate;
+	progress_end(progress, job_state(record));
+}
+
 static int finish(struct waiting *waiting, bool shown)
 {
 	struct job_record record;
@@ -142,7 +155,7 @@ static int finish(struct waiting *waiting, bool shown)
 				   "Job %s is over; it told its result where it ran.",
 				   waiting->name);
 	if (shown)
-		progress_end(&waiting->progress, job_state(&record));
+		show_end(waiting, &record);
 	r = result_of(&record);
 	job_free(&record);
 	return r;
