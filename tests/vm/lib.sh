@@ -64,6 +64,13 @@ layers()
 		sed 's,.*/,,' | xargs
 }
 
+# table_words NAME: the table without the numbers of devices, and without zero_from,
+# which ends with the first suspend
+table_words()
+{
+	dmsetup table "$1" | sed 's/ 2 zero_from .*//' | tr -d '0-9:'
+}
+
 # attach FILE [OPTION...]: prints a loop device on it, direct I/O.
 attach()
 {

@@ -99,7 +99,7 @@ test_closed_image()
 test_killed()
 {
 	chain
-	before=$(dmsetup table vm)
+	before=$(table_words vm)
 	slow --detach
 	sleep 1
 	pkill -KILL -x qcow2setup
@@ -110,7 +110,7 @@ test_killed()
 	equal "$(state)" "" "jobs"
 	equal "$(dmsetup ls | awk '{ print $1 }')" "vm" "devices"
 	equal "$(layers vm)" "active sn1 base" "layers"
-	equal "$(dmsetup table vm | wc -w)" "$(wc -w <<<"$before")" "table"
+	equal "$(table_words vm)" "$before" "table"
 	qcow2setup commit vm --top sn1
 	equal "$(layers vm)" "active base" "layers"
 	finish

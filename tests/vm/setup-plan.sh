@@ -94,6 +94,9 @@ test_what_is_said()
 	equal "$(size_of base qcow2)" $((15 << 20)) "size"
 	qcow2setup commit ./active --base sn3 --top active --json >out
 	equal "$(jq -r 'select(.unneeded) | .unneeded[]' out)" "$PWD/active" "said"
+	# Those that stand on what goes are in the way.
+	exits 5 "$PWD/active stands on $PWD/sn3" qcow2setup commit ./sn3 --delete
+	rm active sn1 sn2
 	qcow2setup commit ./sn3 --delete >out
 	matches "$(<out)" "deleted: $PWD/sn3" "said"
 	fails test -e sn3
@@ -172,7 +175,7 @@ test_unknown_layers()
 	qcow2setup open ./active vm
 	exits 5 'vm' qcow2setup commit ./active
 	exits 4 'there is no' qcow2setup commit vm --top 'vm[7]'
-	exits 1 '' qcow2setup rebase vm -u -b base -F qcow2
+	exits 5 'not for an open device' qcow2setup rebase vm -u -b base -F qcow2
 	qcow2setup close vm
 	all_gone
 }
