@@ -26,10 +26,10 @@ kinds()
 # what a shorter layer hides.
 is_short()
 {
-	case $1 in
-	shorter | growing | raw-short) return 0 ;;
-	*) return 1 ;;
-	esac
+	local sizes
+
+	sizes=$(grep "^$1 " <<<"$CHAIN_KINDS" | grep -oE '\<size=[^ ]+' | sort -u)
+	[ "$(wc -l <<<"$sizes")" -gt 1 ]
 }
 
 # random FROM TO: a number, a multiple of 512; follows from $RANDOM's seed
