@@ -76,11 +76,10 @@ test_refused()
 	mount /dev/mapper/vm mnt
 	exits 5 'in use: mounted on' qcow2setup revert vm sn1 fresh
 	umount mnt
-	tail -f /dev/null /dev/mapper/vm >/dev/null &
-	sleep 1
-	exits 5 'in use: process tail' qcow2setup revert vm sn1 fresh
+	sleep 1000 </dev/mapper/vm &
+	exits 5 'in use: process sleep' qcow2setup revert vm sn1 fresh
 	kill $!
-	wait || true
+	wait $! || true
 	exits 4 'not an image of device' qcow2setup revert vm none fresh
 	exits 1 'layers 0 to 2' qcow2setup revert vm 'vm[3]' fresh
 	exits 5 'lower layer' qcow2setup revert vm base sn1
