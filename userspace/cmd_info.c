@@ -7,8 +7,7 @@
 #include <string.h>
 
 #include "commands.h"
-#include "device.h"
-#include "dm.h"
+#include "look.h"
 #include "report.h"
 
 /* Names of feature bits that are set, comma separated; free() it */
@@ -150,68 +149,13 @@ static void print_chain(const struct chain *chain, const struct arguments *args)
 		report_json(all);
 }
 
-static int open_path(struct arguments *args, struct chain *chain)
-{
-	struct chain whole;
-	int r;
-
-	if (args->backing_chain || args->formats.count) {
-		r = chain_open(args->words[0], &args->formats, chain);
-		if (args->backing_chain || r < 0)
-			return r;
-		whole = *chain;
-		while (whole.count > 1)
-			image_close(&whole.layers[--whole.count]);
-		chain->count = whole.count;
-		return 0;
-	}
-	chain->layers = grow_array(NULL, 0, sizeof(*chain->layers));
-	chain->count = 1;
-	return image_open(args->words[0], FORMAT_UNKNOWN, &chain->layers[0]);
-}
-
-static int open_layers(const struct device *device, unsigned int count,
-		       struct chain *chain)
-{
-	unsigned int i;
-	int r = 0;
-
-	for (i = 0; i < count && !r; i++) {
-		chain->layers = grow_array(chain->layers, i,
-					   sizeof(*chain->layers));
-		r = image_open(device->layers[i].path, device->layers[i].format,
-			       &chain->layers[i]);
-		chain->count++;
-	}
-	return r;
-}
-
-static int open_device(struct arguments *args, struct chain *chain)
-{
-	struct device device;
-	int r;
-
-	r = device_name_check(args->words[0]);
-	if (!r)
-		r = dm_available();
-	if (r < 0)
-		return r;
-	if (!device_load(args->words[0], &device))
-		return device_inactive(args->words[0]);
-	r = open_layers(&device, args->backing_chain ? device.count : 1, chain);
-	device_free(&device);
-	return r;
-}
-
 int cmd_info(struct arguments *args)
 {
 	struct chain chain = { 0 };
 	int r;
 
-	if (is_path(args->words[0]))
-		r = open_path(args, &chain);
-	else
-		r = open_device(args, &chain);
+	r = look_open(args->words[0], &args->formats, args->backing_chain,
+		      &chain);
 	if (!r)
 		print_chain(&chain, args);
 	chain_close(&chain);

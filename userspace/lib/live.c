@@ -13,6 +13,7 @@
 #include "attach.h"
 #include "job.h"
 #include "jobdev.h"
+#include "look.h"
 #include "message.h"
 #include "pivot.h"
 #include "relink.h"
@@ -22,27 +23,6 @@
 static bool word_is_path(const char *word)
 {
 	return strchr(word, '/');
-}
-
-static int open_layers(struct live *live)
-{
-	const struct device_layer *layer;
-	struct chain *chain = &live->chain;
-	struct image *image;
-	int r = 0;
-
-	while (!r && chain->count < live->device.count) {
-		layer = &live->device.layers[chain->count];
-		chain->layers = grow_array(chain->layers, chain->count,
-					   sizeof(*chain->layers));
-		image = &chain->layers[chain->count++];
-		r = image_open(layer->path, layer->format, image);
-		if (!r && !image_id_equal(&image->id, &layer->id))
-			r = report_fail(ENOENT,
-					"%s is not the image that device %s is open with.",
-					layer->path, live->device.name);
-	}
-	return r;
 }
 
 static int open_device(struct live *live)
@@ -60,7 +40,8 @@ static int open_device(struct live *live)
 		return device_inactive(live->word);
 	live->writes = !live->device.dm.read_only;
 	r = pivot_check(&live->device);
-	return r < 0 ? r : open_layers(live);
+	return r < 0 ? r : look_layers(&live->device, live->device.count,
+				   &live->chain);
 }
 
 /* Readers of a layer may stay; a writer of one may not. */
