@@ -422,6 +422,68 @@ int image_used_end(const struct image *image, uint64_t *end)
 	return r;
 }
 
+/* Adds the refcounts of a block that are not 0, up to @limit of them. */
+static int count_block(const struct image *image, uint64_t offset,
+		       uint64_t limit, uint64_t *count)
+{
+	const struct qcow2_header *h = &image->header;
+	void *block = read_new(image, h->cluster_size, offset);
+	uint64_t entries = 1ULL << h->refblock_bits, i;
+
+	if (!block)
+		return -EIO;
+	for (i = 0; i < entries && *count < limit; i++)
+		*count += !!qcow2_refcount_get(block, i, h->refcount_order);
+	free(block);
+	return 0;
+}
+
+static int count_clusters(const struct image *image, const void *table,
+			  uint64_t limit, uint64_t *count)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t entries = (uint64_t)h->refcount_table_clusters <<
+		(h->cluster_bits - 3);
+	uint64_t length = round_up(image->length, h->cluster_size);
+	uint64_t i, entry;
+	const char *why;
+	int r = 0;
+
+	for (i = 0; i < entries && *count < limit && !r; i++) {
+		entry = be64_at(table, i);
+		if (!entry)
+			continue;
+		why = qcow2_reftable_entry_check(h, entry, length);
+		r = why ? table_fault(image, "refcount table", i, entry, why) :
+			count_block(image, entry & QCOW2_REFTABLE_OFFSET_MASK,
+				    limit, count);
+	}
+	return r;
+}
+
+int image_is_preallocated(const struct image *image)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t clusters = image->allocated >> h->cluster_bits;
+	uint64_t limit = clusters * 10 / 9, count = 0;
+	void *table;
+	int r;
+
+	if (limit < clusters + 2)
+		limit = clusters + 2;
+	/* So many the file has room for at all. */
+	if (image->is_device || image->length >> h->cluster_bits < limit - 1)
+		return 0;
+	table = read_new(image,
+			 (size_t)h->refcount_table_clusters << h->cluster_bits,
+			 h->refcount_table_offset);
+	if (!table)
+		return -EIO;
+	r = count_clusters(image, table, limit, &count);
+	free(table);
+	return r < 0 ? r : count >= limit;
+}
+
 static int l2_is_empty(const struct image *image, uint64_t offset)
 {
 	uint32_t size = image->header.cluster_size, i;

@@ -110,6 +110,18 @@ int image_used_end(const struct image *image, uint64_t *end);
 int image_is_empty(const struct image *image);
 
 /**
+ * image_is_preallocated() - are clusters in use that have no place on the disk?
+ * @image: a qcow2 image
+ *
+ * Judged as QEMU does (qcow2_detect_metadata_preallocation() in its
+ * block/qcow2-refcount.c): a tenth of the clusters, and two more at least than
+ * the file has space for.  Never so on a block device.
+ *
+ * Return: 1, 0, or an error, reported, if the refcounts cannot be read.
+ */
+int image_is_preallocated(const struct image *image);
+
+/**
  * image_need() - how long a file can get when the whole image is written
  * @image: a qcow2 image
  *

@@ -35,6 +35,8 @@ struct window {
  * @image: the image
  * @fd: open for direct reads, or -1 for a raw device
  * @bytes: virtual size, in whole sectors
+ * @exact: see map_exact()
+ * @holes: data may have no place on the disk
  * @l1: part of the L1 table
  * @l2: part of the L2 tables
  * @last: what was found last
@@ -43,6 +45,8 @@ struct layer {
 	const struct image *image;
 	int fd;
 	uint64_t bytes;
+	bool exact;
+	bool holes;
 	struct window l1;
 	struct window l2;
 	struct map_extent last;
@@ -152,6 +156,30 @@ int map_open(const struct image *layers, unsigned int count, struct map **map)
 	return r;
 }
 
+int map_exact(struct map *map)
+{
+	struct layer *layer;
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < map->count; i++) {
+		layer = &map->layers[i];
+		layer->exact = true;
+		if (layer->image->format != FORMAT_QCOW2)
+			continue;
+		r = image_is_preallocated(layer->image);
+		if (r < 0)
+			return r;
+		layer->holes = r;
+	}
+	return 0;
+}
+
+bool map_ended(const struct map *map, const struct map_extent *extent)
+{
+	return extent->start >= map->layers[extent->layer].bytes;
+}
+
 void map_close(struct map *map)
 {
 	if (!map)
@@ -197,33 +225,60 @@ static int l2_table_of(struct layer *layer, uint64_t guest, uint64_t *table)
 	return why ? bad_entry(layer, "L1", offset, entry, why) : 0;
 }
 
-static int kind_of_entry(struct layer *layer, uint64_t table, uint64_t guest,
-			 enum map_kind *kind)
+static enum map_kind map_kind_of(enum qcow2_kind kind)
+{
+	switch (kind) {
+	case QCOW2_UNALLOCATED:
+		return MAP_NONE;
+	case QCOW2_ZERO_PLAIN:
+	case QCOW2_ZERO_ALLOC:
+		return MAP_ZERO;
+	default:
+		return MAP_DATA;
+	}
+}
+
+static void set_place(const struct qcow2_header *h, uint64_t entry,
+		      struct map_extent *extent)
+{
+	uint64_t offset = entry & QCOW2_OFFSET_MASK;
+
+	extent->packed = entry & QCOW2_OFLAG_COMPRESSED;
+	if (offset && !extent->packed)
+		extent->offset = offset + (extent->start & (h->cluster_size - 1));
+}
+
+/* @extent has its start, and its length to the end of the cluster. */
+static int l2_entry(struct layer *layer, uint64_t table,
+		    struct map_extent *extent)
 {
 	const struct qcow2_header *h = &layer->image->header;
 	uint64_t offset, entry;
 	const char *why;
 	int r;
 
-	offset = table + (uint64_t)qcow2_l2_index(h, guest) * h->l2_entry_bytes;
+	offset = table + (uint64_t)qcow2_l2_index(h, extent->start) *
+		h->l2_entry_bytes;
 	r = window_entry(layer, &layer->l2, offset, &entry);
 	if (r < 0)
 		return r;
 	why = qcow2_l2_entry_check(h, entry, image_bytes(layer->image));
 	if (why)
 		return bad_entry(layer, "L2", offset, entry, why);
-	switch (qcow2_l2_kind(entry)) {
-	case QCOW2_UNALLOCATED:
-		*kind = MAP_NONE;
-		break;
-	case QCOW2_ZERO_PLAIN:
-	case QCOW2_ZERO_ALLOC:
-		*kind = MAP_ZERO;
-		break;
-	default:
-		*kind = MAP_DATA;
-	}
+	set_place(h, entry, extent);
+	extent->kind = map_kind_of(qcow2_l2_kind(entry));
 	return 0;
+}
+
+/* Nothing is known of @extent but where it starts. */
+static void extent_at(struct map_extent *extent, uint64_t start,
+		      uint64_t length)
+{
+	memset(extent, 0, sizeof(*extent));
+	extent->start = start;
+	extent->length = length;
+	extent->kind = MAP_NONE;
+	extent->offset = MAP_NOWHERE;
 }
 
 /* What one entry says: an L1 entry without a table, or an L2 entry */
@@ -238,14 +293,24 @@ static int qcow2_entry(struct layer *layer, uint64_t guest,
 	r = l2_table_of(layer, guest, &table);
 	if (r < 0)
 		return r;
-	extent->kind = MAP_NONE;
-	if (table)
-		r = kind_of_entry(layer, table, guest, &extent->kind);
-	else
+	if (!table)
 		bits += h->l2_bits;
-	extent->start = guest;
-	extent->length = ((guest >> bits) + 1) * (1ULL << bits) - guest;
-	return r;
+	extent_at(extent, guest, ((guest >> bits) + 1) * (1ULL << bits) - guest);
+	return table ? l2_entry(layer, table, extent) : 0;
+}
+
+static bool goes_on(const struct layer *layer, const struct map_extent *extent,
+		    const struct map_extent *next)
+{
+	uint64_t offset = extent->offset;
+
+	if (next->kind != extent->kind)
+		return false;
+	if (!layer->exact)
+		return true;
+	if (offset != MAP_NOWHERE)
+		offset += extent->length;
+	return next->offset == offset && next->packed == extent->packed;
 }
 
 static int qcow2_at(struct layer *layer, uint64_t start, uint64_t max,
@@ -257,7 +322,7 @@ static int qcow2_at(struct layer *layer, uint64_t start, uint64_t max,
 	r = qcow2_entry(layer, start, extent);
 	while (!r && extent->length < max) {
 		r = qcow2_entry(layer, start + extent->length, &next);
-		if (r < 0 || next.kind != extent->kind)
+		if (r < 0 || !goes_on(layer, extent, &next))
 			break;
 		extent->length += next.length;
 	}
@@ -266,47 +331,64 @@ static int qcow2_at(struct layer *layer, uint64_t start, uint64_t max,
 	return r;
 }
 
-/* Where SEEK_DATA is not supported all is data. */
-static int raw_at(struct layer *layer, uint64_t start, uint64_t max,
-		  struct map_extent *extent)
+/*
+ * Is there a hole at an offset of a file, or data, and how far?  Where SEEK_DATA
+ * is not supported all is data.
+ */
+static bool file_at(int fd, uint64_t offset, uint64_t unit, uint64_t *length)
 {
-	off_t data, hole;
+	off_t data = lseek(fd, offset, SEEK_DATA), hole;
+	uint64_t end;
 
-	extent->start = start;
-	extent->length = max;
-	extent->kind = MAP_DATA;
-	if (layer->fd < 0)
-		return 0;
-	data = lseek(layer->fd, start, SEEK_DATA);
 	if (data < 0 && errno != ENXIO)
-		return 0;
-	if (data < 0 || (uint64_t)data / 512 * 512 > start) {
-		extent->kind = MAP_ZERO;
-		if (data >= 0 && (uint64_t)data / 512 * 512 - start < max)
-			extent->length = (uint64_t)data / 512 * 512 - start;
-		return 0;
+		return false;
+	if (data < 0)
+		return true;
+	end = data / unit * unit;
+	if (end > offset) {
+		if (end - offset < *length)
+			*length = end - offset;
+		return true;
 	}
-	hole = lseek(layer->fd, start, SEEK_HOLE);
-	if (hole >= 0 && round_up(hole, 512) > start &&
-	    round_up(hole, 512) - start < max)
-		extent->length = round_up(hole, 512) - start;
-	return 0;
+	hole = lseek(fd, offset, SEEK_HOLE);
+	end = hole < 0 ? 0 : round_up(hole, unit);
+	if (end > offset && end - offset < *length)
+		*length = end - offset;
+	return false;
+}
+
+static void raw_at(struct layer *layer, uint64_t start, uint64_t max,
+		   struct map_extent *extent)
+{
+	extent_at(extent, start, max);
+	extent->kind = MAP_DATA;
+	extent->offset = start;
+	if (layer->fd >= 0 && file_at(layer->fd, start, layer->exact ? 1 : 512,
+				      &extent->length))
+		extent->kind = MAP_ZERO;
 }
 
 static int layer_at(struct layer *layer, uint64_t start, uint64_t max,
 		    struct map_extent *extent)
 {
+	int r;
+
 	if (start >= layer->bytes) {
-		extent->start = start;
-		extent->length = max;
+		extent_at(extent, start, max);
 		extent->kind = MAP_ZERO;
 		return 0;
 	}
 	if (max > layer->bytes - start)
 		max = layer->bytes - start;
-	return layer->image->format == FORMAT_RAW ?
-		raw_at(layer, start, max, extent) :
-		qcow2_at(layer, start, max, extent);
+	if (layer->image->format == FORMAT_RAW) {
+		raw_at(layer, start, max, extent);
+		return 0;
+	}
+	r = qcow2_at(layer, start, max, extent);
+	if (!r && layer->holes && extent->kind == MAP_DATA && !extent->packed)
+		extent->hole = file_at(layer->fd, extent->offset, 1,
+				       &extent->length);
+	return r;
 }
 
 /* An upper layer's long extent is not looked up again for each one below. */
@@ -314,7 +396,7 @@ static int layer_find(struct layer *layer, uint64_t start, uint64_t max,
 		      struct map_extent *extent)
 {
 	struct map_extent *last = &layer->last;
-	uint64_t left;
+	uint64_t skipped;
 	int r;
 
 	if (start < last->start || start - last->start >= last->length) {
@@ -325,26 +407,34 @@ static int layer_find(struct layer *layer, uint64_t start, uint64_t max,
 			return r;
 		}
 	}
-	left = last->length - (start - last->start);
+	skipped = start - last->start;
+	*extent = *last;
 	extent->start = start;
-	extent->length = left < max ? left : max;
-	extent->kind = last->kind;
+	extent->length = last->length - skipped;
+	if (extent->length > max)
+		extent->length = max;
+	if (extent->offset != MAP_NOWHERE)
+		extent->offset += skipped;
 	return 0;
 }
 
 int map_at(struct map *map, uint64_t start, uint64_t max,
 	   struct map_extent *extent)
 {
+	uint64_t above;
 	unsigned int i;
 	int r;
 
-	extent->start = start;
-	extent->length = max;
-	extent->kind = MAP_NONE;
+	extent_at(extent, start, max);
 	for (i = 0; i < map->count && extent->kind == MAP_NONE; i++) {
+		above = extent->offset;
 		r = layer_find(&map->layers[i], start, extent->length, extent);
 		if (r < 0)
 			return r;
+		extent->layer = i;
+		/* Who is over nothing may have a place for it. */
+		if (map_ended(map, extent))
+			extent->offset = above;
 	}
 	return 0;
 }

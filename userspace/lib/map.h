@@ -22,16 +22,30 @@
  */
 enum map_kind { MAP_NONE, MAP_ZERO, MAP_DATA };
 
+/* No place in a file */
+#define MAP_NOWHERE	UINT64_MAX
+
 /**
  * struct map_extent - a range that one owner has
  * @start: guest offset, bytes
  * @length: bytes, at least 1
  * @kind: what is there
+ * @layer: index of the layer that has it; of the last one if none has
+ * @offset: where it is in the image, bytes, also of zeroes that have a place, and
+ *	of what a layer has a place for, but nothing there; else MAP_NOWHERE
+ * @packed: it is compressed data, which has no place of its own
+ * @hole: it is data, but the file has a hole there
+ *
+ * The last three are for map_exact() only.
  */
 struct map_extent {
 	uint64_t start;
 	uint64_t length;
 	enum map_kind kind;
+	unsigned int layer;
+	uint64_t offset;
+	bool packed;
+	bool hole;
 };
 
 struct map;
@@ -45,6 +59,28 @@ struct map;
  * Return: 0 or an error, reported.
  */
 int map_open(const struct image *layers, unsigned int count, struct map **map);
+
+/**
+ * map_exact() - tell where things are, too
+ * @map: the layers, nothing of which was looked at so far
+ *
+ * From here on extents end where @offset does not go on in a straight line, or
+ * @packed or @hole change, and they end at any byte, not at whole sectors.
+ *
+ * Holes are looked for in images only that were preallocated by all
+ * appearances, see image_is_preallocated(): elsewhere there are none to
+ * speak of.
+ *
+ * Return: 0 or an error, reported.
+ */
+int map_exact(struct map *map);
+
+/**
+ * map_ended() - does a layer end before an extent, so that it owns zeroes?
+ * @map: the layers
+ * @extent: of map_at()
+ */
+bool map_ended(const struct map *map, const struct map_extent *extent);
 
 /** map_close() - free what map_open() made; NULL is fine */
 void map_close(struct map *map);
