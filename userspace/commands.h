@@ -92,6 +92,7 @@ int cmd_close(struct arguments *args);
 int cmd_list(struct arguments *args);
 int cmd_status(struct arguments *args);
 int cmd_info(struct arguments *args);
+int cmd_map(struct arguments *args);
 int cmd_create(struct arguments *args);
 int cmd_snapshot(struct arguments *args);
 int cmd_commit(struct arguments *args);

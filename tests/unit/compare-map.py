@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""map beside qemu-img map, over random chains."""
+
+import json
+import random
+
+import host  # before the modules of lib
+from host import KIB, MIB
+
+import ktap
+
+SEEDS = 40
+
+
+def random_options(rng, bottom, cluster):
+    """Options of qemu-img create for a layer."""
+    options = [f"cluster_size={cluster}"]
+    if rng.random() < 0.3:
+        options.append("compat=0.10")
+    else:
+        if rng.random() < 0.3:
+            options.append("compression_type=zstd")
+        if rng.random() < 0.3:
+            options.append(f"refcount_bits={rng.choice([1, 8, 32, 64])}")
+    if bottom and rng.random() < 0.5:
+        options.append("preallocation=" +
+                       rng.choice(["metadata", "falloc", "full"]))
+    return options
+
+
+def random_command(rng, size, cluster):
+    """A command for qemu-io that changes what is mapped."""
+    verb = rng.choice(["write", "write", "write -z", "write -z -u", "write -c",
+                       "discard"])
+    unit = cluster if verb == "write -c" else 512
+    start = rng.randrange(size // unit or 1) * unit
+    left = size - start
+    if verb == "write -c":
+        length = cluster * rng.randint(1, 3)
+    else:
+        length = rng.randrange(1, min(left, 8 * cluster) // 512 + 1) * 512
+    return f"{verb} {start} {min(length, left)}"
+
+
+def make_raw(rng, name, size):
+    with open(name, "wb") as f:
+        f.truncate(size - rng.choice([0, 0, 300]))
+        for _ in range(rng.randint(0, 4)):
+            f.seek(rng.randrange(size // 4096) * 4096)
+            f.write(b"raw" * rng.randint(1, 5000))
+
+
+def make_layer(rng, name, size, backing):
+    cluster = rng.choice([512, 4 * KIB, 64 * KIB, 64 * KIB, 2 * MIB])
+    args = ["-o", ",".join(random_options(rng, not backing, cluster))]
+    if backing:
+        args += ["-b", backing[0], "-F", backing[1]]
+    host.qemu_img("create", "-q", "-f", "qcow2", *args, name, str(size))
+    host.qemu_io(name, *(random_command(rng, size, cluster)
+                         for _ in range(rng.randint(0, 12))))
+    if rng.random() < 0.2:
+        # Refused where refcounts have one bit
+        host.run("qemu-img", "snapshot", "-c", "one", name)
+        host.qemu_io(name, *(random_command(rng, size, cluster)
+                             for _ in range(3)))
+
+
+def make_chain(rng):
+    """Returns path and format of the top."""
+    backing = None
+    for n in range(rng.randint(1, 4)):
+        size = rng.choice([1, 3, 4, 8]) * MIB
+        name = f"{host.directory}/layer{n}"
+        if not n and rng.random() < 0.3:
+            make_raw(rng, name, size)
+            backing = (name, "raw")
+        else:
+            make_layer(rng, name, size, backing)
+            backing = (name, "qcow2")
+    return backing
+
+
+def check_json(top, formats):
+    want = json.loads(host.qemu_img("map", "--output=json", "-f", top[1],
+                                    top[0]))
+    got = json.loads(host.qcow2setup("map", top[0], "--json", *formats))
+    ktap.equal(len(got), len(want), f"number of entries: {got} {want}")
+    for ours, theirs in zip(got, want):
+        ktap.check("offset" not in ours or "filename" in ours, ours)
+        ktap.equal({key: ours.get(key) for key in theirs}, theirs, "entry")
+        ktap.equal("offset" in ours, "offset" in theirs, f"offset in {ours}")
+
+
+def check_text(top, formats):
+    """qemu-img gives up where data has no offset."""
+    got = host.qcow2setup("map", top[0], *formats)
+    want, code = host.run("qemu-img", "map", "-f", top[1], top[0])
+    if code:
+        ktap.check("compressed" in got, got)
+    else:
+        ktap.equal(got, want, "text")
+
+
+def random_chain(seed):
+    top = make_chain(random.Random(seed))
+    formats = ["--backing-format", f"{top[0]}={top[1]}"]
+    check_json(top, formats)
+    check_text(top, formats)
+
+
+for number in range(SEEDS):
+    ktap.case(f"map: chain {number}", random_chain, number)
+
+
+@ktap.test
+def map_of_a_table_that_points_beyond_the_end():
+    path = f"{host.directory}/bad"
+    host.qemu_img("create", "-q", "-f", "qcow2", path, "1M")
+    host.qemu_io(path, "write 0 64k")
+    with open(path, "r+b") as f:
+        f.seek(4 * 64 * KIB)
+        f.write((1 << 63 | 1 << 40).to_bytes(8, "big"))
+    out, code = host.run(host.COMMAND, "map", path)
+    ktap.equal(code, 4, "exit code")
+    ktap.check("L2 entry at offset 262144" in out, out)
+
+
+host.main()
