@@ -598,6 +598,7 @@ int qcow2_snapshot_decode(const void *buf, __u64 len, __u64 where,
 		snap->vm_state_size = get_be(buf, 40, 8);
 	if (extra >= 16)
 		snap->disk_size = get_be(buf, 48, 8);
+	snap->icount = extra >= 24 ? get_be(buf, 56, 8) : QCOW2_NO_ICOUNT;
 	snap->id_offset = 40 + extra;
 	snap->name_offset = snap->id_offset + snap->id_len;
 	snap->entry_len = (total + 7) & ~7U;

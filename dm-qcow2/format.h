@@ -202,6 +202,9 @@ struct qcow2_ext {
 	__u32 next_offset;
 };
 
+/* Of a snapshot that does not record the number of instructions */
+#define QCOW2_NO_ICOUNT			(~0ULL)
+
 /**
  * struct qcow2_snapshot - one entry of the snapshot table
  * @l1_table_offset: bytes
@@ -211,6 +214,7 @@ struct qcow2_ext {
  * @date_sec: seconds since the epoch
  * @date_nsec: nanoseconds
  * @vm_clock_nsec: guest's running time
+ * @icount: instructions the guest had executed, or QCOW2_NO_ICOUNT
  * @id_offset: bytes from the entry's start to the ID (not terminated)
  * @id_len: bytes
  * @name_offset: bytes from the entry's start to the name (not terminated)
@@ -225,6 +229,7 @@ struct qcow2_snapshot {
 	__u32 date_sec;
 	__u32 date_nsec;
 	__u64 vm_clock_nsec;
+	__u64 icount;
 	__u32 id_offset;
 	__u32 id_len;
 	__u32 name_offset;

@@ -436,6 +436,7 @@ static void make_snapshot(uint8_t *buf, uint32_t extra)
 	put_be(buf, 36, 4, extra);
 	put_be(buf, 40, 8, 5 * GIB);
 	put_be(buf, 48, 8, GIB);
+	put_be(buf, 56, 8, 1234);
 	memcpy(buf + 40 + extra, "1name", 5);
 }
 
@@ -459,6 +460,7 @@ static void test_snapshot(void **state)
 	assert_int_equal(snap.vm_clock_nsec, 12345678901);
 	assert_int_equal(snap.vm_state_size, 5 * GIB);
 	assert_int_equal(snap.disk_size, GIB);
+	assert_int_equal(snap.icount, 1234);
 	assert_int_equal(snap.id_len, 1);
 	assert_memory_equal(buf + snap.id_offset, "1", 1);
 	assert_int_equal(snap.name_len, 4);
@@ -472,6 +474,11 @@ static void test_snapshot(void **state)
 			 1);
 	assert_int_equal(qcow2_snapshot_decode(buf, 72, 0, &h, &snap, &fault),
 			 0);
+
+	make_snapshot(buf, 16);
+	assert_int_equal(qcow2_snapshot_decode(buf, 256, 0, &h, &snap, &fault),
+			 0);
+	assert_int_equal(snap.icount, QCOW2_NO_ICOUNT);
 
 	/* old entries have no extra data */
 	make_snapshot(buf, 0);
