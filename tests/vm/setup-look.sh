@@ -45,4 +45,29 @@ test_map_of_a_device()
 	fails qcow2setup map vm
 }
 
+# same_info FILE FILE: of QEMU's, without what newer ones say of the file below
+same_info()
+{
+	jq -S 'del(.[]."file-length", .[]."block-device")' "$1" >ours
+	jq -S 'del(.[].children)' "$2" >theirs
+	diff ours theirs || die "they differ"
+}
+
+test_info_of_a_device()
+{
+	qemu-img create -q -f qcow2 base.qcow2 64M
+	qemu-img snapshot -c before base.qcow2
+	qemu-img bitmap --add base.qcow2 changes
+	qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
+	qcow2setup open ./top.qcow2 vm
+	dd if=/dev/urandom of=/dev/mapper/vm bs=64k count=3 oflag=direct \
+		conv=notrunc,fsync status=none
+	qcow2setup info vm --backing-chain --json >ours.json
+	qemu-img info -U --backing-chain --output=json "$PWD/top.qcow2" \
+		>theirs.json
+	same_info ours.json theirs.json
+	matches "$(qcow2setup info vm)" 'disk size:' "text"
+	qcow2setup close vm
+}
+
 main "$@"

@@ -58,7 +58,7 @@ test_what_is_shown()
 	matches "$(qcow2setup status vm)" "vm is active" "status"
 	qcow2setup info vm --backing-chain --json >out
 	equal "$(json length out)" 3 "images of the device"
-	equal "$(json '.[1]."backing-file"' out)" base.qcow2 "link"
+	equal "$(json '.[1]."backing-filename"' out)" base.qcow2 "link"
 	qcow2setup close vm
 	exits 4 'vm is not active' qcow2setup status vm
 	exits 4 'vm is not active' qcow2setup close vm

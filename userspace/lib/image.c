@@ -70,8 +70,7 @@ static int read_at(const struct image *image, void *buf, size_t len,
 	return 0;
 }
 
-/* As read_at(), into new memory; NULL after an error, reported. */
-static void *read_new(const struct image *image, size_t len, uint64_t offset)
+void *image_read(const struct image *image, size_t len, uint64_t offset)
 {
 	void *buf = malloc(len ? len : 1);
 
@@ -84,8 +83,7 @@ static void *read_new(const struct image *image, size_t len, uint64_t offset)
 	return buf;
 }
 
-static int fault_report(const struct image *image,
-			const struct qcow2_fault *fault)
+int image_fault(const struct image *image, const struct qcow2_fault *fault)
 {
 	return report_fail(EMEDIUMTYPE,
 			   "%s: %s at offset %llu is %llu (0x%llx): %s.",
@@ -165,9 +163,32 @@ static int read_extensions(struct image *image, const uint8_t *area)
 		offset = ext.next_offset;
 	}
 	if (r < 0)
-		return fault_report(image, &fault);
+		return image_fault(image, &fault);
 	image->unknown_features = unknown_features(h, features, features_len);
 	return 0;
+}
+
+void *image_extension(const struct image *image, uint32_t type,
+		      struct qcow2_ext *ext)
+{
+	const struct qcow2_header *h = &image->header;
+	uint32_t offset = h->header_length;
+	struct qcow2_fault fault;
+	uint8_t *area, *data = NULL;
+	int r;
+
+	area = image_read(image, h->cluster_size, 0);
+	if (!area)
+		return NULL;
+	while ((r = qcow2_ext_next(area, h->cluster_size, offset, h, ext,
+				   &fault)) > 0 && ext->type != type)
+		offset = ext->next_offset;
+	if (r < 0)
+		image_fault(image, &fault);
+	else if (r)
+		data = image_read(image, ext->len, ext->data_offset);
+	free(area);
+	return data;
 }
 
 /* More than any header known, and a sector */
@@ -188,9 +209,9 @@ static int read_header(struct image *image)
 		return report_fail(EMEDIUMTYPE, "%s is not a qcow2 image.",
 				   image->path);
 	if (qcow2_header_decode(start, sizeof(start), h, &fault) < 0)
-		return fault_report(image, &fault);
+		return image_fault(image, &fault);
 	image->size = h->size;
-	area = read_new(image, h->cluster_size, 0);
+	area = image_read(image, h->cluster_size, 0);
 	if (!area)
 		return -EIO;
 	if (h->backing_file_offset)
@@ -338,7 +359,7 @@ int image_check_usable(const struct image *image, bool role_write)
 	if (!image->is_device)
 		bytes = round_up(bytes, 512);
 	if (qcow2_header_check_bounds(&image->header, bytes, &fault) < 0)
-		return fault_report(image, &fault);
+		return image_fault(image, &fault);
 	return role_write ? check_clean(image) : 0;
 }
 
@@ -362,7 +383,7 @@ static int table_fault(const struct image *image, const char *table,
 static int64_t refblock_used(const struct image *image, uint64_t offset)
 {
 	const struct qcow2_header *h = &image->header;
-	void *block = read_new(image, h->cluster_size, offset);
+	void *block = image_read(image, h->cluster_size, offset);
 	uint64_t count = 1ULL << h->refblock_bits;
 
 	if (!block)
@@ -412,9 +433,9 @@ int image_used_end(const struct image *image, uint64_t *end)
 	void *table;
 	int r;
 
-	table = read_new(image,
-			 (size_t)h->refcount_table_clusters << h->cluster_bits,
-			 h->refcount_table_offset);
+	table = image_read(image,
+			   (size_t)h->refcount_table_clusters << h->cluster_bits,
+			   h->refcount_table_offset);
 	if (!table)
 		return -EIO;
 	r = used_end_of_table(image, table, end);
@@ -427,7 +448,7 @@ static int count_block(const struct image *image, uint64_t offset,
 		       uint64_t limit, uint64_t *count)
 {
 	const struct qcow2_header *h = &image->header;
-	void *block = read_new(image, h->cluster_size, offset);
+	void *block = image_read(image, h->cluster_size, offset);
 	uint64_t entries = 1ULL << h->refblock_bits, i;
 
 	if (!block)
@@ -474,9 +495,9 @@ int image_is_preallocated(const struct image *image)
 	/* So many the file has room for at all. */
 	if (image->is_device || image->length >> h->cluster_bits < limit - 1)
 		return 0;
-	table = read_new(image,
-			 (size_t)h->refcount_table_clusters << h->cluster_bits,
-			 h->refcount_table_offset);
+	table = image_read(image,
+			   (size_t)h->refcount_table_clusters << h->cluster_bits,
+			   h->refcount_table_offset);
 	if (!table)
 		return -EIO;
 	r = count_clusters(image, table, limit, &count);
@@ -487,7 +508,7 @@ int image_is_preallocated(const struct image *image)
 static int l2_is_empty(const struct image *image, uint64_t offset)
 {
 	uint32_t size = image->header.cluster_size, i;
-	uint8_t *table = read_new(image, size, offset);
+	uint8_t *table = image_read(image, size, offset);
 	int empty = 1;
 
 	if (!table)
@@ -508,7 +529,7 @@ int image_is_empty(const struct image *image)
 
 	if (h->nb_snapshots)
 		return 0;
-	l1 = read_new(image, (size_t)h->l1_size * 8, h->l1_table_offset);
+	l1 = image_read(image, (size_t)h->l1_size * 8, h->l1_table_offset);
 	if (!l1)
 		return -EIO;
 	for (i = 0; i < h->l1_size && r > 0; i++) {

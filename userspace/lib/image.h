@@ -83,6 +83,35 @@ int image_reopen(const struct image *image, int flags);
 void image_close(struct image *image);
 
 /**
+ * image_read() - read a part of an image into new memory
+ * @image: the image
+ * @len: bytes; what lies behind the end of the image reads as zeroes
+ * @offset: where, bytes
+ *
+ * Return: the memory, free() it; NULL after an error, reported.
+ */
+void *image_read(const struct image *image, size_t len, uint64_t offset);
+
+/**
+ * image_extension() - find an extension of the header
+ * @image: a qcow2 image
+ * @type: QCOW2_EXT_*
+ * @ext: result, if there is one
+ *
+ * Return: its data, free() it; NULL if there is none, or after an error,
+ * reported, which image_open() would have found, too.
+ */
+void *image_extension(const struct image *image, uint32_t type,
+		      struct qcow2_ext *ext);
+
+/**
+ * image_fault() - report what is wrong in an image
+ *
+ * Return: -EMEDIUMTYPE
+ */
+int image_fault(const struct image *image, const struct qcow2_fault *fault);
+
+/**
  * image_check_usable() - can the kernel target work with this image?
  * @image: the image
  * @role_write: it is to be written
