@@ -15,6 +15,7 @@
 #include "report.h"
 #include "state.h"
 
+/* Return: the exit status, or an error */
 static int wait_for(pid_t pid, const char *name)
 {
 	int status;
@@ -23,32 +24,77 @@ static int wait_for(pid_t pid, const char *name)
 		if (errno != EINTR)
 			return report_errno(errno, "Cannot wait for %s", name);
 	}
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -EIO;
 }
 
-int run_program(const char *const argv[])
+/* Standard output becomes @output, or /dev/null if that is -1. */
+static int spawn(const char *const argv[], int output, pid_t *pid)
 {
 	posix_spawn_file_actions_t actions;
 	int lock = state_lock_fd();
-	pid_t pid;
 	int r;
 
 	r = posix_spawn_file_actions_init(&actions);
-	if (!r)
+	if (!r && output >= 0)
+		r = posix_spawn_file_actions_adddup2(&actions, output,
+						     STDOUT_FILENO);
+	else if (!r)
 		r = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO,
 						     "/dev/null", O_WRONLY, 0);
 	/* dup2 of a descriptor to itself clears its close-on-exec flag. */
 	if (!r && lock >= 0)
 		r = posix_spawn_file_actions_adddup2(&actions, lock, lock);
 	if (!r)
-		r = posix_spawnp(&pid, argv[0], &actions, NULL,
+		r = posix_spawnp(pid, argv[0], &actions, NULL,
 				 (char *const *)argv, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	if (r == ENOENT)
 		return -ENOENT;
-	if (r)
-		return report_errno(r, "Cannot start %s", argv[0]);
-	return wait_for(pid, argv[0]);
+	return r ? report_errno(r, "Cannot start %s", argv[0]) : 0;
+}
+
+int run_program(const char *const argv[])
+{
+	pid_t pid;
+	int r;
+
+	r = spawn(argv, -1, &pid);
+	if (!r)
+		r = wait_for(pid, argv[0]);
+	return r > 0 ? -EIO : r;
+}
+
+static void read_all(int fd, char **output)
+{
+	size_t len = 0, room = 0;
+	ssize_t n;
+
+	do {
+		if (room - len < 2)
+			*output = grow_array(*output, room += 4096, 1);
+		n = read(fd, *output + len, room - len);
+		if (n > 0)
+			len += n;
+	} while (n > 0 || (n < 0 && errno == EINTR));
+	(*output)[len] = '\0';
+}
+
+int run_output(const char *const argv[], char **output)
+{
+	int ends[2], r;
+	pid_t pid;
+
+	*output = NULL;
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return report_errno(errno, "Cannot start %s", argv[0]);
+	r = spawn(argv, ends[1], &pid);
+	close(ends[1]);
+	if (!r) {
+		read_all(ends[0], output);
+		r = wait_for(pid, argv[0]);
+	}
+	close(ends[0]);
+	return r;
 }
 
 void load_module(const char *name)

@@ -18,6 +18,16 @@
  */
 int run_program(const char *const argv[]);
 
+/**
+ * run_output() - as run_program(), and keep what the program prints
+ * @argv: its name, looked up in PATH, and arguments
+ * @output: result, terminated; free() it, after errors as well
+ *
+ * Return: its exit status; -ENOENT (unreported) if there is no such program; -EIO
+ * (unreported) if a signal ended it; other errors, reported.
+ */
+int run_output(const char *const argv[], char **output);
+
 /** load_module() - have the kernel load a module, if it can */
 void load_module(const char *name);
 
