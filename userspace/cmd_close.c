@@ -87,7 +87,7 @@ static int write_out(struct closing *closing)
 		return 0;
 	closing->clean = kernel_status_clean(&status);
 	if (!closing->clean)
-		report_warn("Device %s could not write everything to its image (%s, %s): check the image with 'qemu-img check'.",
+		report_warn("Device %s could not write everything to its image (%s, %s): check the image with 'qcow2setup check'.",
 			    name, status.mode, status.reason);
 	return write_journal(closing);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "attach.h"
+#include "check.h"
 #include "commands.h"
 #include "device.h"
 #include "dm.h"
@@ -228,6 +229,44 @@ static int check_name(const char *name)
 	return r;
 }
 
+static int check_arguments(const struct arguments *args)
+{
+	if (args->repair && args->read_only)
+		return report_fail(EINVAL,
+				   "--repair and --read-only do not go together: what is only read need not be repaired.");
+	if (!is_path(args->words[0]) && access(args->words[0], F_OK) < 0)
+		return report_fail(ENOENT, "%s does not exist.",
+				   args->words[0]);
+	return 0;
+}
+
+static int repair_image(const char *path)
+{
+	struct check_result result;
+	int r = check_image(path, true, &result);
+
+	json_object_put(result.report);
+	if (!r && result.outcome != CHECK_CLEAN)
+		r = report_fail(EUCLEAN, "%s could not be repaired.", path);
+	return r;
+}
+
+/* The images of the chain, the top one repaired if that is asked for */
+static int find_chain(struct opening *opening)
+{
+	const char *path = opening->args->words[0];
+	struct formats *formats = &opening->args->formats;
+	int r;
+
+	r = chain_open(path, formats, &opening->chain);
+	if (r < 0 || !opening->args->repair ||
+	    !check_needs_repair(&opening->chain.layers[0]))
+		return r;
+	chain_close(&opening->chain);
+	r = repair_image(path);
+	return r < 0 ? r : chain_open(path, formats, &opening->chain);
+}
+
 static void print_result(const struct opening *opening)
 {
 	struct dm_state state = dm_query(opening->name);
@@ -264,8 +303,8 @@ int cmd_open(struct arguments *args)
 	int r;
 
 	r = device_name_check(opening.name);
-	if (!r && !is_path(args->words[0]) && access(args->words[0], F_OK) < 0)
-		r = report_fail(ENOENT, "%s does not exist.", args->words[0]);
+	if (!r)
+		r = check_arguments(args);
 	if (!r)
 		r = begin_change(true);
 	if (!r)
@@ -273,7 +312,7 @@ int cmd_open(struct arguments *args)
 	if (!r)
 		r = make_uuid(opening.uuid);
 	if (!r)
-		r = chain_open(args->words[0], &args->formats, &opening.chain);
+		r = find_chain(&opening);
 	if (!r)
 		r = check_formats(&args->formats);
 	if (!r)

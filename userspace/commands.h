@@ -49,6 +49,7 @@
  * @freeze: --fsfreeze, --qga, each
  * @together: words are NAME=OVERLAY
  * @clean: --clean
+ * @repair: --repair
  */
 struct arguments {
 	const char *words[WORDS_MAX];
@@ -84,9 +85,14 @@ struct arguments {
 	struct freeze freeze;
 	bool together;
 	bool clean;
+	bool repair;
 };
 
-/* All return 0 or a negative errno, reported. */
+/*
+ * All return 0 or a negative errno, reported; or, if they have exit codes of their
+ * own, one of these.
+ */
+int cmd_check(struct arguments *args);
 int cmd_open(struct arguments *args);
 int cmd_close(struct arguments *args);
 int cmd_list(struct arguments *args);

@@ -49,6 +49,7 @@ enum option_id {
 	OPT_FSFREEZE,
 	OPT_QGA,
 	OPT_CLEAN,
+	OPT_REPAIR,
 	/* No option: stands for chain_options */
 	OPT_CHAIN,
 };
@@ -83,6 +84,7 @@ static const struct option options[] = {
 	{ "fsfreeze", required_argument, NULL, OPT_FSFREEZE },
 	{ "qga", required_argument, NULL, OPT_QGA },
 	{ "clean", no_argument, NULL, OPT_CLEAN },
+	{ "repair", no_argument, NULL, OPT_REPAIR },
 	{ }
 };
 
@@ -118,9 +120,10 @@ static const char chain_usage[] =
 
 static const struct command commands[] = {
 	{ "open", cmd_open, 2, 2,
-	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW },
+	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW,
+	    OPT_REPAIR },
 	  "IMAGE NAME [--read-only] [--backing-format IMAGE=FORMAT]\n"
-	  "             [--partitions] [--no-grow]",
+	  "             [--partitions] [--no-grow] [--repair]",
 	  "open the chain under IMAGE as /dev/mapper/NAME" },
 	{ "close", cmd_close, 1, 1, { 0 }, "NAME", "close the device NAME" },
 	{ "list", cmd_list, 0, 0, { 0 }, "", "list open devices" },
@@ -132,6 +135,8 @@ static const struct command commands[] = {
 	{ "map", cmd_map, 1, 1, { OPT_FORMAT },
 	  "IMAGE|NAME [--backing-format IMAGE=FORMAT]",
 	  "show which image has what, and where" },
+	{ "check", cmd_check, 1, 1, { OPT_REPAIR }, "IMAGE [--repair]",
+	  "check an image that is not open, and repair it" },
 	{ "create", cmd_create, 1, 2,
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT },
 	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]",
@@ -215,7 +220,8 @@ static void print_help(void)
 	     "\n"
 	     "A word with a slash is a path, one without is the name of a device.\n"
 	     "Exit codes: 0 success, 1 wrong parameters, 2 no permission, 3 out of memory,\n"
-	     "4 wrong device or image, 5 device exists or is busy. See qcow2setup(8).");
+	     "4 wrong device or image, 5 device exists or is busy; check has those of\n"
+	     "qemu-img. See qcow2setup(8).");
 }
 
 static const struct command *find_command(const char *name)
@@ -341,6 +347,9 @@ static int set_option(struct arguments *args, int option)
 	case OPT_CLEAN:
 		args->clean = true;
 		break;
+	case OPT_REPAIR:
+		args->repair = true;
+		break;
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
 	default:
@@ -444,5 +453,5 @@ int main(int argc, char **argv)
 	free(args.search);
 	if (fflush(stdout) == EOF && !r)
 		r = report_errno(errno, "Cannot write the result");
-	return report_exit_code(r);
+	return r > 0 ? r : (int)report_exit_code(r);
 }

@@ -298,6 +298,32 @@ int attach_write_lock(const struct image *image, bool change,
 	return 0;
 }
 
+static int test_read_lock(const struct image *image)
+{
+	int fd = image_reopen(image, O_RDONLY), r;
+
+	if (fd < 0)
+		return fd;
+	r = lock_image(image, fd, ROLE_READ, false);
+	close(fd);
+	return r;
+}
+
+int attach_check_unused(const struct image *image, enum role role)
+{
+	struct attachment attachment;
+	struct image_user user;
+	int r;
+
+	if (device_uses(&image->id, false, &user))
+		return device_refuse(image->path, &user);
+	if (role == ROLE_READ)
+		return test_read_lock(image);
+	r = attach_write_lock(image, false, &attachment);
+	attach_release(&attachment, false);
+	return r;
+}
+
 /* As long as the file system allows, between @length and @wanted */
 static uint64_t extend_far(int fd, uint64_t length, uint64_t wanted)
 {

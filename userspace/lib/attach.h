@@ -55,6 +55,20 @@ int attach_read(const struct image *image, bool change,
 		struct attachment *attachment);
 
 /**
+ * attach_check_unused() - is nobody in the way of a tool that opens an image?
+ * @image: the image
+ * @role: what the tool does with it
+ *
+ * Neither a device of ours nor another program that has locked it, which would
+ * be in its way.  With the state lock held nobody opens it here; other programs
+ * are kept out by the locks that the tool takes itself, for which ours are free
+ * again when this returns.
+ *
+ * Return: 0; -EBUSY, reported; or another error, reported.
+ */
+int attach_check_unused(const struct image *image, enum role role);
+
+/**
  * attach_write_lock() - first step for an image to be written: its locks
  * @image: the image
  * @change: a device that read the image turns back to writing it

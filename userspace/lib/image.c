@@ -329,12 +329,12 @@ static int check_clean(const struct image *image)
 
 	if (bits & QCOW2_INCOMPAT_CORRUPT)
 		return report_fail(EUCLEAN,
-				   "%s is marked as corrupt: repair it with 'qemu-img check -r all', or open it with --read-only.",
-				   image->path);
+				   "%s is marked as corrupt: repair it with 'qcow2setup check --repair %s', or open it with --read-only.",
+				   image->path, image->path);
 	if (bits & QCOW2_INCOMPAT_DIRTY)
 		return report_fail(EUCLEAN,
-				   "%s is marked as dirty (it was not closed properly): repair it with 'qemu-img check -r all', or open it with --read-only.",
-				   image->path);
+				   "%s is marked as dirty (it was not closed properly): repair it with 'qcow2setup check --repair %s', or open it with --repair or --read-only.",
+				   image->path, image->path);
 	return 0;
 }
 

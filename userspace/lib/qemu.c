@@ -15,14 +15,19 @@
 
 #define MAX_ARGS	20
 
+static int refuse_missing(void)
+{
+	return report_fail(ENOENT,
+			   "Cannot find qemu-img (package qemu-utils).");
+}
+
 static int run_qemu_img(const char *const argv[])
 {
 	switch (run_program(argv)) {
 	case 0:
 		return 0;
 	case -ENOENT:
-		return report_fail(ENOENT,
-				   "Cannot find qemu-img (package qemu-utils).");
+		return refuse_missing();
 	default:
 		return report_fail(EIO, "qemu-img failed.");
 	}
@@ -78,4 +83,54 @@ int qemu_create(const struct new_image *image)
 		argv[n++] = image->size;
 	r = run_qemu_img(argv);
 	return r < 0 ? r : make_durable(image->path);
+}
+
+/*
+ * The image alone: what it is linked to may be missing, or in use.  The page
+ * cache of a block device does not know what the kernel target wrote there.
+ */
+static char *name_alone(const struct image *image)
+{
+	struct json_object *node = json_object_new_object();
+	struct json_object *file = json_object_new_object();
+	struct json_object *cache = json_object_new_object();
+	char *name;
+
+	json_set_string(file, "driver",
+			image->is_device ? "host_device" : "file");
+	json_set_string(file, "filename", image->path);
+	json_set_bool(cache, "direct", image->is_device);
+	json_object_object_add(file, "cache", cache);
+	json_set_string(node, "driver", "qcow2");
+	json_object_object_add(node, "file", file);
+	json_object_object_add(node, "backing", NULL);
+	name = text("json:%s", json_object_to_json_string(node));
+	json_object_put(node);
+	return name;
+}
+
+int qemu_check(const struct image *image, bool repair,
+	       struct json_object **report)
+{
+	char *name = name_alone(image), *output;
+	const char *argv[MAX_ARGS] = {
+		"qemu-img", "check", "--output=json", name,
+	};
+	int r;
+
+	if (repair) {
+		argv[4] = "-r";
+		argv[5] = "all";
+	}
+	*report = NULL;
+	r = run_output(argv, &output);
+	if (output && *output)
+		*report = json_tokener_parse(output);
+	if (r == -ENOENT)
+		refuse_missing();
+	else if (r == -EIO)
+		report_fail(EIO, "qemu-img failed.");
+	free(output);
+	free(name);
+	return r;
 }

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * qemu-img, for making images. Never while a guest waits.
+ * qemu-img, for making images, and for what changes closed ones. Never while a
+ * guest waits.
  */
 #ifndef QEMU_H
 #define QEMU_H
 
+#include <json-c/json.h>
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "image.h"
 
 /**
  * struct new_image - an image to be made
@@ -34,5 +39,19 @@ struct new_image {
  * Return: 0 or an error, reported.
  */
 int qemu_create(const struct new_image *image);
+
+/**
+ * qemu_check() - have an image checked, without those below it
+ * @image: a qcow2 image that is not open elsewhere
+ * @repair: repair what is wrong
+ * @report: result, an ImageCheck of QEMU's qapi/block-core.json, to be put;
+ *	NULL if the check could not be completed
+ *
+ * What is wrong is printed on standard error as it is found.
+ *
+ * Return: the exit status of 'qemu-img check', or an error, reported.
+ */
+int qemu_check(const struct image *image, bool repair,
+	       struct json_object **report);
 
 #endif /* QEMU_H */
