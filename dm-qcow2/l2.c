@@ -277,6 +277,26 @@ int qc_l2_load(struct qc_image *img, u64 guest)
 	return err;
 }
 
+int qc_l2_find(struct qc_image *img, u64 guest, u64 len, struct qc_extent *ext)
+{
+	for (;;) {
+		int err;
+
+		rcu_read_lock();
+		qc_l2_lookup(img, guest, len, ext);
+		rcu_read_unlock();
+		if (ext->map == QC_MAP_BAD) {
+			qc_l2_complain(img, guest);
+			return -EIO;
+		}
+		if (ext->map != QC_MAP_MISS)
+			return 0;
+		err = qc_l2_load(img, guest);
+		if (err)
+			return err;
+	}
+}
+
 /* Write the contents of a new table: zeroes, or a copy of the old one. */
 static int fill_table(struct qc_image *img, u64 host, u64 old, bool virgin)
 {

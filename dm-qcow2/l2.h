@@ -77,6 +77,18 @@ void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
 int qc_l2_load(struct qc_image *img, u64 guest);
 
 /**
+ * qc_l2_find() - look up a guest range, and read what that takes
+ * @img: the image
+ * @guest: byte offset, below the virtual size
+ * @len: bytes wanted, at least 1
+ * @ext: result, as of qc_l2_lookup(), but neither a miss nor bad
+ *
+ * Context: may sleep; no lock of the image held but range locks or state_lock.
+ * Return: 0 or a negative error; a bad entry is logged.
+ */
+int qc_l2_find(struct qc_image *img, u64 guest, u64 len, struct qc_extent *ext);
+
+/**
  * qc_l2_complain() - log why a guest offset is QC_MAP_BAD
  * @img: the image
  * @guest: byte offset

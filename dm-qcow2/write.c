@@ -455,28 +455,6 @@ static int piece_write(struct qc_io *io, struct piece *p, u64 reserved)
 	return qc_l2_set(img, p->start, p->clusters, QC_L2_MAP, p->host);
 }
 
-/* The state of a guest range in the top image alone, read if need be. */
-static int top_lookup(struct qc_image *img, u64 guest, u64 len,
-		      struct qc_extent *ext)
-{
-	for (;;) {
-		int err;
-
-		rcu_read_lock();
-		qc_l2_lookup(img, guest, len, ext);
-		rcu_read_unlock();
-		if (ext->map == QC_MAP_BAD) {
-			qc_l2_complain(img, guest);
-			return -EIO;
-		}
-		if (ext->map != QC_MAP_MISS)
-			return 0;
-		err = qc_l2_load(img, guest);
-		if (err)
-			return err;
-	}
-}
-
 /* Bytes from @guest to the end of the L2 slice that maps it. */
 static u64 slice_left(const struct qc_image *img, u64 guest)
 {
@@ -514,7 +492,7 @@ static s64 alloc_range(struct qc_io *io, u64 len, enum fill fill)
 	if (!range_lock(img, io, p.start, end))
 		return -EINPROGRESS;
 	/* What was seen before the lock may have changed. */
-	err = top_lookup(img, io->pos, len, &ext);
+	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && ext.map != QC_MAP_OWNED) {
 		p.len = ext.len;
 		p.clusters = clusters_of(img, io->pos, io->pos + p.len);
@@ -558,7 +536,7 @@ static enum step write_step(struct qc_io *io)
 		if (place.ext.map == QC_MAP_MISS ||
 		    place.ext.map == QC_MAP_BAD) {
 			struct qc_extent ext;
-			int err = top_lookup(t->top, io->pos,
+			int err = qc_l2_find(t->top, io->pos,
 					     io->end - io->pos, &ext);
 
 			return err ? io_error(io, err) : STEP_NEXT;
@@ -698,7 +676,7 @@ static enum step zero_data(struct qc_io *io, u64 len)
 		io->pos += len;
 		return STEP_NEXT;
 	}
-	err = top_lookup(t->top, io->pos, len, &ext);
+	err = qc_l2_find(t->top, io->pos, len, &ext);
 	if (err)
 		return io_error(io, err);
 	if (ext.map == QC_MAP_OWNED)
@@ -761,7 +739,7 @@ static enum step drop_clusters(struct qc_io *io, u64 len)
 	len = min(len, slice_left(img, io->pos));
 	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
 		return STEP_DEFERRED;
-	err = top_lookup(img, io->pos, len, &ext);
+	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && !t->explicit_zeroes)
 		err = zero_below(t, 1, io->pos, ext.len, &zero);
 	if (!err && zero < ext.len) {
@@ -837,7 +815,7 @@ static enum step populate_zeroes(struct qc_io *io, u64 len)
 	len = min(len, slice_left(img, io->pos));
 	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
 		return STEP_DEFERRED;
-	err = top_lookup(img, io->pos, len, &ext);
+	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && ext.map == QC_MAP_NONE)
 		err = qc_l2_make_writable(img, io->pos);
 	if (!err && ext.map == QC_MAP_NONE)
