@@ -9,6 +9,7 @@
 #include "commit.h"
 #include "edit.h"
 #include "image.h"
+#include "l2.h"
 
 /* Names of backing files are looked for this far into the first cluster. */
 #define RELINK_BYTES	(64U << 10)
@@ -272,6 +273,48 @@ int qc_edit_size(struct qc_image *img)
 	if (!err)
 		img->disk_size = 0;
 	return err;
+}
+
+/* Nothing was shown of the last cluster's rest so far: anything may be there. */
+static int zero_tail(struct qc_image *img, u64 old)
+{
+	u64 pos = round_up(old, SECTOR_SIZE);
+	u64 end = min(round_up(pos, img->h.cluster_size),
+		      round_up(img->h.size, SECTOR_SIZE));
+	struct qc_extent ext;
+	int err = 0;
+
+	for (; pos < end && !err; pos += ext.len) {
+		err = qc_l2_find(img, pos, end - pos, &ext);
+		if (err || ext.map == QC_MAP_NONE || ext.map == QC_MAP_ZERO)
+			continue;
+		if (ext.map != QC_MAP_OWNED) {
+			DMERR("%pg: cannot grow in use: the last cluster is packed or shared",
+			      img->bdev);
+			return -EOPNOTSUPP;
+		}
+		err = qc_alloc_zero_host(img, ext.host, ext.len);
+	}
+	return err;
+}
+
+int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below)
+{
+	u64 old = img->h.size;
+	int err;
+
+	if (bytes <= old)
+		return 0;
+	if (below > round_up(old, SECTOR_SIZE)) {
+		DMERR("%pg: cannot grow in use: the layer below is longer",
+		      img->bdev);
+		return -EOPNOTSUPP;
+	}
+	err = qc_edit_grow(img, bytes);
+	if (!err)
+		err = zero_tail(img, old);
+	/* Flushes first */
+	return err ? err : qc_edit_size(img);
 }
 
 /* Retiring an image whose contents another one has */

@@ -50,6 +50,22 @@ int qc_edit_grow(struct qc_image *img, u64 bytes);
 int qc_edit_size(struct qc_image *img);
 
 /**
+ * qc_edit_extend() - make an image longer, to last
+ * @img: the image, being activated for a writer; readers may be active
+ * @bytes: new virtual size
+ * @below: bytes of the layer below, 0 without one
+ *
+ * The new part reads as zeroes.  All is durable when this returns; a crash leaves
+ * the old size or the new one.
+ *
+ * Context: may sleep; state_lock.
+ * Return: 0; -EOPNOTSUPP where zeroing would take more than the end of one
+ * cluster: the layer below has something there, or the cluster is shared with a
+ * snapshot, or compressed; another negative error.
+ */
+int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below);
+
+/**
  * struct qc_area - adjacent host clusters
  * @start: the first one
  * @count: how many; 0: none

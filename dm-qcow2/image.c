@@ -784,11 +784,13 @@ static int begin_writing(struct qc_image *img, struct qc_writer *writer)
 	if (img->writer)
 		return take_over(img, writer);
 	err = start_writing(img, writer);
-	if (!err && writer->grow_to) {
-		err = qc_edit_grow(img, writer->grow_to);
-		if (err)
-			stop_writing(img);
-	}
+	if (err || !writer->grow_to)
+		return err;
+	err = writer->extend ?
+		qc_edit_extend(img, writer->grow_to, writer->below) :
+		qc_edit_grow(img, writer->grow_to);
+	if (err)
+		stop_writing(img);
 	return err;
 }
 

@@ -91,6 +91,8 @@ struct qc_epoch {
  * @zero_from: bytes; what was never allocated at or above it reads as zeroes
  *	on the device; U64_MAX: nothing is known
  * @grow_to: make the image this many bytes long in memory, see edit.h; 0: not
+ * @extend: ...and in its header, too
+ * @below: for that, bytes of the layer below; 0: there is none
  * @no_discard: do not punch freed clusters out of the device
  * @yields: another writer may take over
  * @revoke: that has happened: write no more.  Called with state_lock held.
@@ -99,6 +101,8 @@ struct qc_writer {
 	struct dm_target *ti;
 	u64 zero_from;
 	u64 grow_to;
+	bool extend;
+	u64 below;
 	bool no_discard;
 	bool yields;
 	void (*revoke)(struct qc_writer *writer);

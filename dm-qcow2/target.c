@@ -212,6 +212,7 @@ static bool set_flag(struct qc_target *t, const char *word)
 		{ "explicit_zeroes", &t->explicit_zeroes },
 		{ "yield", &t->yields },
 		{ "grow", &t->grow },
+		{ "extend", &t->extend },
 	};
 	int i;
 
@@ -350,8 +351,9 @@ static void set_writer(struct qc_target *t)
 	t->writer.zero_from = U64_MAX;
 	if (t->zero_from != U64_MAX)
 		t->writer.zero_from = t->zero_from << SECTOR_SHIFT;
-	if (t->grow)
+	if (t->grow || t->extend)
 		t->writer.grow_to = (u64)t->ti->len << SECTOR_SHIFT;
+	t->writer.extend = t->extend;
 	t->writer.no_discard = t->no_discard;
 	t->writer.yields = t->yields;
 	t->writer.revoke = revoke;
@@ -430,7 +432,7 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	if (!err) {
 		set_layer_sizes(t);
 		/* Activation makes it as long as the line. */
-		err = t->grow ? 0 : check_length(t);
+		err = t->grow || t->extend ? 0 : check_length(t);
 	}
 	if (!err)
 		err = check_blocks(t);
@@ -669,6 +671,15 @@ static void qc_postsuspend(struct dm_target *ti)
 		deactivate_layers(t, 0);
 }
 
+static u64 bytes_below(const struct qc_target *t)
+{
+	const struct qc_layer *below = &t->chain.layer[1];
+
+	if (t->chain.nr < 2)
+		return 0;
+	return below->img ? below->img->h.size : below->bytes;
+}
+
 static int activate(struct qc_target *t)
 {
 	struct qc_layer *top = &t->chain.layer[0];
@@ -679,10 +690,13 @@ static int activate(struct qc_target *t)
 	 * The top one last: its writer may be another target, which is not
 	 * robbed of it for nothing.
 	 */
-	for (i = t->chain.nr; i > 0 && !err; i--)
+	for (i = t->chain.nr; i > 0 && !err; i--) {
+		if (i == 1)
+			t->writer.below = bytes_below(t);
 		if (t->chain.layer[i - 1].img)
 			err = qc_image_activate(t->chain.layer[i - 1].img,
 						writer_of(t, i - 1));
+	}
 	/* What it holds may have come through another device. */
 	if (!err && !t->top && t->writable)
 		err = blkdev_issue_flush(top->dev->bdev);
@@ -798,7 +812,7 @@ static unsigned int emit_features(struct qc_target *t, char *result,
 {
 	bool explicit = t->explicit_zeroes && !t->mirror;
 	unsigned int words = t->copy_on_read + t->error_if_no_space +
-		t->no_discard + explicit + t->yields + t->grow +
+		t->no_discard + explicit + t->yields + t->grow + t->extend +
 		2 * (t->zero_from != U64_MAX) + 2 * !!t->mirror +
 		2 * !!t->snapshot;
 
@@ -817,6 +831,8 @@ static unsigned int emit_features(struct qc_target *t, char *result,
 		DMEMIT(" yield");
 	if (t->grow)
 		DMEMIT(" grow");
+	if (t->extend)
+		DMEMIT(" extend");
 	if (t->zero_from != U64_MAX)
 		DMEMIT(" zero_from %llu", t->zero_from);
 	if (t->mirror)

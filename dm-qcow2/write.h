@@ -38,6 +38,7 @@ struct qc_populate;
  * @explicit_zeroes: feature, or there is a mirror: the top image never drops
  *	an entry because the layers below read as zeroes
  * @grow: feature
+ * @extend: feature
  * @mirror: feature, or NULL
  * @retired: empty L1 table for the top image, once its contents are in the
  *	mirror and the device is suspended
@@ -69,6 +70,7 @@ struct qc_target {
 	bool yields;
 	bool explicit_zeroes;
 	bool grow;
+	bool extend;
 	u64 zero_from;
 	struct qc_mirror *mirror;
 	struct rw_semaphore jobs;

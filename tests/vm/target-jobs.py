@@ -448,6 +448,85 @@ for options in ({"cluster_size": 512}, {"cluster_size": 4096},
               6 * MIB)
 
 
+def header_size(path):
+    with open(path, "rb") as f:
+        return int.from_bytes(f.read(32)[24:], "big")
+
+
+def extend_live(chain, size):
+    chain.length = size
+    chain.features = ["extend"]
+    chain.reload()
+
+
+def extend(size, old, options):
+    """Longer at one blow, and to last. What was there before the image became
+    shorter is gone."""
+    raw("base", old, "base")
+    fx.create("image", size, backing="base", fmt="raw", **options)
+    fx.qemu_io("image", f"write -P 9 {old - 4096} 64k")
+    fx.qemu_img("resize", "--shrink", "image", str(old))
+    fx.pad("image")
+    scatter("image", old, "image")
+    want = bytearray(fx.content("image") + bytes(size - old))
+    first, last = fx.pattern("first", 4096), fx.pattern("last", 4096)
+    with fx.opened([("qcow2", "image"), ("raw", "base")], old,
+                   room=32 * MIB) as (chain, dev):
+        dev.write(0, first)
+        extend_live(chain, size)
+        ktap.equal(header_size("image"), size, "size in the header")
+        longer = blk.Device(dev.path)
+        want[:4096] = first
+        ktap.equal(longer.size, size, "size of the device")
+        ktap.same_bytes(longer.read_all(), want, "device")
+        longer.write(size - 4096, last)
+        longer.close()
+        # Once is enough; what is longer stays so.
+        chain.reload()
+    want[-4096:] = last
+    fx.check("image")
+    ktap.same_bytes(fx.content("image"), want, "QEMU")
+
+
+for options in ({"cluster_size": 512}, {"cluster_size": 65536},
+                {"cluster_size": 2 * MIB},
+                {"cluster_size": 65536, "compat": "0.10"}):
+    ktap.case(f"extend: {options}", extend, 8 * MIB, MIB + 1024, options)
+
+
+def extend_refused(prepare, below):
+    """The device goes on with the table it had."""
+    old = MIB + 1024
+    raw("base", below, "base")
+    fx.create("image", old, backing="base", fmt="raw")
+    prepare()
+    fx.pad("image")
+    want = fx.content("image")
+    with fx.opened([("qcow2", "image"), ("raw", "base")], old,
+                   room=32 * MIB) as (chain, dev):
+        refused(lambda: extend_live(chain, 4 * MIB), errno.EOPNOTSUPP)
+        chain.length = old
+        chain.features = []
+        chain.reload()
+        ktap.same_bytes(dev.read_all(), want, "device")
+        dev.write(0, want[:4096])
+    ktap.equal(header_size("image"), old, "size in the header")
+    fx.check("image")
+    ktap.same_bytes(fx.content("image"), want, "QEMU")
+
+
+def snapshot_of_the_last_cluster():
+    fx.qemu_io("image", "write -P 3 1M 1k")
+    fx.qemu_img("snapshot", "-c", "one", "image")
+
+
+ktap.case("extend: a longer base", extend_refused, lambda: None, 2 * MIB)
+ktap.case("extend: a shared last cluster", extend_refused,
+          snapshot_of_the_last_cluster, MIB)
+ktap.case("extend: a compressed last cluster", extend_refused,
+          lambda: fx.qemu_io("image", "write -c -P 3 1M 1k"), MIB)
+
+
 @ktap.test
 def messages_and_suspend():
     """A suspend does not wait for a long job, and a job for no suspend."""
