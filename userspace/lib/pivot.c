@@ -41,6 +41,7 @@ struct pivot pivot_same(const struct device *device)
 	struct pivot pivot = {
 		.layers = device->layers,
 		.count = device->count,
+		.sectors = device->sectors,
 		.zero_from = ZERO_FROM_NONE,
 		.features = device->features,
 		.feature_words = device->feature_words,
@@ -52,7 +53,7 @@ struct pivot pivot_same(const struct device *device)
 static int load(const struct device *device, const struct pivot *pivot)
 {
 	struct dm_segment segment = {
-		.length = device->sectors,
+		.length = pivot->sectors,
 		.target = "qcow2",
 	};
 	int r;

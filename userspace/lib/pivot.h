@@ -12,6 +12,7 @@
  * struct pivot - the table that a device is to have
  * @layers: top first
  * @count: of @layers
+ * @sectors: size of the device
  * @zero_from: sector, or ZERO_FROM_NONE
  * @features: other features, as in struct device; may be NULL
  * @feature_words: number of its words
@@ -24,6 +25,7 @@
 struct pivot {
 	const struct device_layer *layers;
 	unsigned int count;
+	uint64_t sectors;
 	uint64_t zero_from;
 	const char *features;
 	unsigned int feature_words;
