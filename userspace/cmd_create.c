@@ -2,7 +2,6 @@
 /*
  * create IMAGE [SIZE] [-b BACKING -F FORMAT]: a new image.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,29 +14,14 @@
 #include "overlay.h"
 #include "recover.h"
 #include "report.h"
+#include "size.h"
 #include "state.h"
-
-/* A number, perhaps with a fraction, and a suffix of qemu-img */
-static int check_size(const char *size)
-{
-	const char *end = size + strspn(size, "0123456789");
-
-	if (*end == '.' && isdigit(end[1])) {
-		end++;
-		end += strspn(end, "0123456789");
-	}
-	if (*end && strchr("bkKMGTPE", *end))
-		end++;
-	if (isdigit(*size) && !*end)
-		return 0;
-	return report_fail(EINVAL,
-			   "'%s' is not a size (a number with k, M, G, T, P or E).",
-			   size);
-}
 
 static int check_arguments(const struct arguments *args)
 {
-	if (args->words[1] && check_size(args->words[1]) < 0)
+	uint64_t size;
+
+	if (args->words[1] && size_parse(args->words[1], &size) < 0)
 		return -EINVAL;
 	if (!args->backing != !args->backing_format)
 		return report_fail(EINVAL,
