@@ -50,6 +50,7 @@
  * @together: words are NAME=OVERLAY
  * @clean: --clean
  * @repair: --repair
+ * @shrink: --shrink
  */
 struct arguments {
 	const char *words[WORDS_MAX];
@@ -86,6 +87,7 @@ struct arguments {
 	bool together;
 	bool clean;
 	bool repair;
+	bool shrink;
 };
 
 /*
@@ -100,6 +102,7 @@ int cmd_status(struct arguments *args);
 int cmd_info(struct arguments *args);
 int cmd_map(struct arguments *args);
 int cmd_create(struct arguments *args);
+int cmd_resize(struct arguments *args);
 int cmd_snapshot(struct arguments *args);
 int cmd_commit(struct arguments *args);
 int cmd_pull(struct arguments *args);

@@ -2,6 +2,7 @@
 /*
  * qcow2setup: qcow2 images as block devices.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -50,6 +51,7 @@ enum option_id {
 	OPT_QGA,
 	OPT_CLEAN,
 	OPT_REPAIR,
+	OPT_SHRINK,
 	/* No option: stands for chain_options */
 	OPT_CHAIN,
 };
@@ -85,6 +87,7 @@ static const struct option options[] = {
 	{ "qga", required_argument, NULL, OPT_QGA },
 	{ "clean", no_argument, NULL, OPT_CLEAN },
 	{ "repair", no_argument, NULL, OPT_REPAIR },
+	{ "shrink", no_argument, NULL, OPT_SHRINK },
 	{ }
 };
 
@@ -141,6 +144,11 @@ static const struct command commands[] = {
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT },
 	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]",
 	  "create an image (SIZE and OPTIONS as for qemu-img)" },
+	{ "resize", cmd_resize, 2, 2,
+	  { OPT_SHRINK, OPT_FORCE, OPT_SEARCH, OPT_NO_GROW, OPT_FORMAT },
+	  "NAME|IMAGE [+|-]SIZE [--no-grow] [--shrink] [--force]\n"
+	  "             [--search DIR] [--backing-format IMAGE=FORMAT]",
+	  "make an image longer, also one in use; or shorter" },
 	{ "snapshot", cmd_snapshot, 1, INT_MAX,
 	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_FSFREEZE, OPT_QGA },
 	  "NAME|IMAGE OVERLAY | NAME=OVERLAY... [--existing] [--no-grow]\n"
@@ -350,6 +358,9 @@ static int set_option(struct arguments *args, int option)
 	case OPT_REPAIR:
 		args->repair = true;
 		break;
+	case OPT_SHRINK:
+		args->shrink = true;
+		break;
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
 	default:
@@ -362,6 +373,22 @@ static int usage_error(void)
 {
 	fputs("See 'qcow2setup --help'.\n", stderr);
 	return -EINVAL;
+}
+
+/* "-1G" at the end is a size, as for qemu-img: nothing behind it is an option. */
+static char **mark_size(int *argc, char **argv)
+{
+	char *last = argv[*argc - 1];
+	char **marked;
+
+	if (*argc < 2 || last[0] != '-' || !isdigit(last[1]))
+		return argv;
+	marked = grow_array(NULL, *argc + 1, sizeof(*marked));
+	memcpy(marked, argv, (*argc - 1) * sizeof(*marked));
+	marked[*argc - 1] = "--";
+	marked[*argc] = last;
+	marked[++*argc] = NULL;
+	return marked;
 }
 
 /* Options may stand before the command, too. */
@@ -439,18 +466,21 @@ int main(int argc, char **argv)
 {
 	const struct command *command = NULL;
 	struct arguments args = { 0 };
+	char **marked = mark_size(&argc, argv);
 	int r;
 
 	open_standard_descriptors();
 	/* Growing a file beyond a limit must be an error, not the end. */
 	signal(SIGXFSZ, SIG_IGN);
 	dm_init();
-	r = parse(argc, argv, &args, &command);
+	r = parse(argc, marked, &args, &command);
 	if (!r && command)
 		r = command->run(&args);
 	formats_free(&args.formats);
 	freeze_free(&args.freeze);
 	free(args.search);
+	if (marked != argv)
+		free(marked);
 	if (fflush(stdout) == EOF && !r)
 		r = report_errno(errno, "Cannot write the result");
 	return r > 0 ? r : (int)report_exit_code(r);

@@ -413,6 +413,30 @@ int attach_write(const struct image *image, bool grow,
 	return r;
 }
 
+int attach_extend(const struct image *image, uint64_t length)
+{
+	struct image before = *image;
+	struct loop loop;
+	int fd, r = 0;
+
+	if (image->is_device)
+		return 0;
+	fd = image_reopen(image, O_RDWR);
+	if (fd < 0)
+		return fd;
+	/* What was allocated since it was opened is counted as new. */
+	before.length = length;
+	grow_file(&before, fd, image->length);
+	if (fsync(fd) < 0)
+		r = report_errno(errno, "Cannot write %s", image->path);
+	close(fd);
+	if (!r && loop_find(&image->id, LOOP_WRITE, &loop)) {
+		loop_refit(&loop);
+		loop_close(&loop);
+	}
+	return r;
+}
+
 void attach_release(struct attachment *attachment, bool used)
 {
 	if (attachment->holder && !used)

@@ -95,6 +95,18 @@ int attach_write_lock(const struct image *image, bool change,
 int attach_write(const struct image *image, bool grow,
 		 struct attachment *attachment);
 
+/**
+ * attach_extend() - make the file of an image that is open for writing longer, as
+ * far as a larger image needs it
+ * @image: the image, with its new virtual size
+ * @length: of the file before it was opened
+ *
+ * What cannot be had is warned of.
+ *
+ * Return: 0 or an error, reported.
+ */
+int attach_extend(const struct image *image, uint64_t length);
+
 /** attach_empty() - an attachment of nothing, for attach_release() */
 struct attachment attach_empty(void);
 

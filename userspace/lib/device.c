@@ -178,7 +178,8 @@ static void parse_features(struct device *device, char *words)
 			device->job_features = true;
 			continue;
 		}
-		if (!*word)
+		/* Done when the table became active */
+		if (!*word || !strcmp(word, "extend"))
 			continue;
 		longer = text("%s %s", device->features, word);
 		free(device->features);

@@ -31,7 +31,7 @@ struct device_layer {
  * @layers: top first
  * @count: of @layers
  * @features: words of the table behind the layers, each with a blank before it;
- *	without zero_from, and without those that belong to a job
+ *	without zero_from and extend, and without those that belong to a job
  * @feature_words: number of those words
  * @job_features: there are features that belong to a job: mirror,
  *	explicit_zeroes

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -85,25 +86,36 @@ int qemu_create(const struct new_image *image)
 	return r < 0 ? r : make_durable(image->path);
 }
 
-/*
- * The image alone: what it is linked to may be missing, or in use.  The page
- * cache of a block device does not know what the kernel target wrote there.
- */
-static char *name_alone(const struct image *image)
+/* The page cache of a block device does not know what the target wrote there. */
+static struct json_object *node_of(const struct image *image)
 {
 	struct json_object *node = json_object_new_object();
 	struct json_object *file = json_object_new_object();
 	struct json_object *cache = json_object_new_object();
-	char *name;
 
 	json_set_string(file, "driver",
 			image->is_device ? "host_device" : "file");
 	json_set_string(file, "filename", image->path);
 	json_set_bool(cache, "direct", image->is_device);
 	json_object_object_add(file, "cache", cache);
-	json_set_string(node, "driver", "qcow2");
+	json_set_string(node, "driver", format_name(image->format));
 	json_object_object_add(node, "file", file);
-	json_object_object_add(node, "backing", NULL);
+	if (image->format == FORMAT_QCOW2)
+		json_object_object_add(node, "backing", NULL);
+	return node;
+}
+
+/*
+ * The image over another one, or alone: what it is linked to may be missing, in
+ * use, or of a format that QEMU would have to guess.
+ */
+static char *name_over(const struct image *image, const struct image *below)
+{
+	struct json_object *node = node_of(image);
+	char *name;
+
+	if (below)
+		json_object_object_add(node, "backing", node_of(below));
 	name = text("json:%s", json_object_to_json_string(node));
 	json_object_put(node);
 	return name;
@@ -112,7 +124,7 @@ static char *name_alone(const struct image *image)
 int qemu_check(const struct image *image, bool repair,
 	       struct json_object **report)
 {
-	char *name = name_alone(image), *output;
+	char *name = name_over(image, NULL), *output;
 	const char *argv[MAX_ARGS] = {
 		"qemu-img", "check", "--output=json", name,
 	};
@@ -133,4 +145,19 @@ int qemu_check(const struct image *image, bool repair,
 	free(output);
 	free(name);
 	return r;
+}
+
+int qemu_resize(const struct image *image, const struct image *below,
+		uint64_t size)
+{
+	char *name = name_over(image, below), bytes[24];
+	const char *argv[MAX_ARGS] = {
+		"qemu-img", "resize", "-q", "--shrink", name, bytes,
+	};
+	int r;
+
+	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
+	r = run_qemu_img(argv);
+	free(name);
+	return r < 0 ? r : sync_path(image->path, 0);
 }

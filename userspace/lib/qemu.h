@@ -54,4 +54,17 @@ int qemu_create(const struct new_image *image);
 int qemu_check(const struct image *image, bool repair,
 	       struct json_object **report);
 
+/**
+ * qemu_resize() - give an image another size
+ * @image: the image, not open elsewhere
+ * @below: the image below it, where that is longer, so that it is hidden; or NULL
+ * @size: bytes
+ *
+ * It is durable when this returns.
+ *
+ * Return: 0 or an error, reported.
+ */
+int qemu_resize(const struct image *image, const struct image *below,
+		uint64_t size);
+
 #endif /* QEMU_H */

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""resize of images that are not open."""
+
+import json
+import subprocess
+
+import host  # before the modules of lib/
+from host import GIB, KIB, MIB
+import ktap
+
+
+def create(name="image", size="4M", *options):
+    path = f"{host.directory}/{name}"
+    host.qemu_img("create", "-q", "-f", "qcow2", *options, path, size)
+    return path
+
+
+def size_of(path, fmt="qcow2"):
+    out = host.qemu_img("info", "--output=json", "-f", fmt, path)
+    return json.loads(out)["virtual-size"]
+
+
+def read_zeroes(path, start, length):
+    out = host.run_well("qemu-io", "-r", "-f", "qcow2", "-c",
+                        f"read -P 0 {start} {length}", path)
+    ktap.check("failed" not in out, out)
+
+
+def refused(code, what, *args):
+    out, got = host.run(host.COMMAND, "resize", *args)
+    ktap.equal(got, code, f"exit code: {out}")
+    ktap.check(what in out, f"no '{what}' in: {out}")
+
+
+def size_words(words):
+    """The size after each of them."""
+    path = create()
+    for word, size in words:
+        report = json.loads(host.qcow2setup("resize", path, "--json",
+                                            "--shrink", word))
+        ktap.equal(size_of(path), size, f"size after {word}")
+        ktap.equal(report["virtual-size"], size, "size in the report")
+    host.qemu_img("check", path)
+
+
+for title, words in {
+        "absolute": [("8M", 8 * MIB), ("8M", 8 * MIB), ("1.5G", 3 * GIB // 2),
+                     ("1T", 1024 * GIB), ("4096k", 4 * MIB),
+                     ("4097K", 4097 * KIB), ("5000000", 5000192)],
+        "relative": [("+1M", 5 * MIB), ("+1b", 5 * MIB + 512),
+                     ("+0.5k", 5 * MIB + KIB), ("-1k", 5 * MIB),
+                     ("-4M", MIB), ("+3M", 4 * MIB)]}.items():
+    ktap.case(f"resize: {title}", size_words, words)
+
+
+@ktap.test
+def resize_refuses_what_is_no_size():
+    path = create()
+    for word in ("", "+", "-", "M", "1X", "1MM", "1.M", "0x10", "++1", "+-1"):
+        refused(1, "is not a size", path, word)
+    for word in ("9E", "99999999999999999999", "+5E"):
+        refused(1, "too large", path, word)
+    refused(1, "cannot have a size of 0", path, "--shrink", "-4M")
+    refused(1, "is more than", path, "--shrink", "-5M")
+    ktap.equal(size_of(path), 4 * MIB, "size")
+
+
+@ktap.test
+def resize_shrinks_on_demand_only():
+    path = create()
+    host.qemu_io(path, "write -P 1 0 4M")
+    refused(1, "--shrink", path, "-1M")
+    ktap.equal(size_of(path), 4 * MIB, "size")
+    host.qcow2setup("resize", path, "--shrink", "-1M")
+    ktap.equal(size_of(path), 3 * MIB, "size")
+    host.qemu_img("check", path)
+    host.qcow2setup("resize", path, "+1M")
+    read_zeroes(path, 3 * MIB, MIB)
+
+
+@ktap.test
+def resize_does_not_harm_overlays():
+    base = create("base")
+    top = create("top", "8M", "-b", base, "-F", "qcow2")
+    host.qemu_io(base, "write -P 1 0 4M")
+    refused(5, f"{top} stands on {base}", base, "--shrink", "2M")
+    ktap.equal(size_of(base), 4 * MIB, "size")
+    # Longer is harmless: what the overlay showed there it still shows.
+    host.qcow2setup("resize", base, "+2M")
+    read_zeroes(top, 4 * MIB, 4 * MIB)
+    host.qcow2setup("resize", base, "--shrink", "--force", "2M")
+    ktap.equal(size_of(base), 2 * MIB, "size")
+
+
+@ktap.test
+def resize_hides_a_longer_base():
+    """What qemu-img hides as well, but not if it is not told of the base."""
+    base = create("base", "8M")
+    host.qemu_io(base, "write -P 1 0 8M")
+    top = create("top", "3M", "-b", "base", "-F", "qcow2")
+    host.qemu_io(top, "write -P 2 1M 64k")
+    host.qcow2setup("resize", top, "6M")
+    read_zeroes(top, 3 * MIB, 3 * MIB)
+    out = host.qemu_img("info", top)
+    ktap.check("backing file: base (" in out, out)
+    host.qemu_img("check", top)
+
+
+@ktap.test
+def resize_of_a_raw_image():
+    path = f"{host.directory}/raw"
+    with open(path, "wb") as f:
+        f.truncate(MIB)
+    refused(4, "not a qcow2 image", path, "2M")
+    host.qcow2setup("resize", path, "+1M", "--backing-format", f"{path}=raw")
+    ktap.equal(size_of(path, "raw"), 2 * MIB, "size")
+
+
+@ktap.test
+def resize_of_images_that_qemu_does_not_resize():
+    path = create("image", "4M", "-o", "compat=0.10")
+    host.qemu_img("snapshot", "-c", "one", path)
+    refused(4, "qemu-img failed", path, "8M")
+    ktap.equal(size_of(path), 4 * MIB, "size")
+
+
+@ktap.test
+def resize_of_a_locked_image():
+    path = create()
+    with subprocess.Popen(["qemu-io", "-r", "-f", "qcow2", path],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          bufsize=0) as reader:
+        reader.stdin.write(b"length\n")
+        reader.stdout.read(1)
+        refused(5, "is locked", path, "8M")
+        reader.stdin.close()
+    ktap.equal(size_of(path), 4 * MIB, "size")
+
+
+host.main()

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * resize NAME|IMAGE [+|-]SIZE: another virtual size.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "attach.h"
+#include "commands.h"
+#include "extend.h"
+#include "live.h"
+#include "qemu.h"
+#include "recover.h"
+#include "report.h"
+#include "size.h"
+#include "state.h"
+#include "users.h"
+
+/**
+ * struct resizing - a resize under way
+ * @args: command line
+ * @old: size so far, bytes
+ * @size: size to be
+ */
+struct resizing {
+	const struct arguments *args;
+	uint64_t old;
+	uint64_t size;
+};
+
+static int parse_size(struct resizing *resizing, uint64_t old)
+{
+	resizing->old = old;
+	return size_change(resizing->args->words[1], old, &resizing->size);
+}
+
+/*
+ * Open devices
+ */
+
+static int resize_live(struct resizing *resizing, struct live *live)
+{
+	int r = parse_size(resizing, live->device.sectors * 512);
+
+	if (r < 0 || resizing->size == resizing->old)
+		return r;
+	if (resizing->size < resizing->old)
+		return report_fail(EBUSY,
+				   "Device %s is open, and cannot become shorter: close it, and resize the image with --shrink.",
+				   live->device.name);
+	return extend_device(live, resizing->size, resizing->args->no_grow);
+}
+
+static int resize_device(struct resizing *resizing)
+{
+	struct live live;
+	int r;
+
+	r = live_open(resizing->args->words[0], NULL, &live);
+	if (!r)
+		r = resize_live(resizing, &live);
+	live_close(&live);
+	return r;
+}
+
+/*
+ * Images that are not open
+ */
+
+/*
+ * Longer is harmless for overlays: those that are shorter hide the new part, and
+ * to those that are longer it reads as it did, as zeroes.
+ */
+static int check_shrink(const struct resizing *resizing,
+			const struct chain *chain)
+{
+	const struct arguments *args = resizing->args;
+	const struct image *victim = &chain->layers[0];
+
+	if (!args->shrink)
+		return report_fail(EINVAL,
+				   "%s has %llu bytes: what is behind %llu bytes would be lost. --shrink does it all the same.",
+				   victim->path,
+				   (unsigned long long)resizing->old,
+				   (unsigned long long)resizing->size);
+	return users_check(chain, &victim, 1, args->search, args->nsearch,
+			   args->force);
+}
+
+/* What is below shows through where it is longer, unless that is hidden. */
+static const struct image *longer_below(const struct chain *chain)
+{
+	if (chain->count < 2 || chain->layers[1].size <= chain->layers[0].size)
+		return NULL;
+	return &chain->layers[1];
+}
+
+static int resize_chain(struct resizing *resizing, const struct chain *chain)
+{
+	const struct image *image = &chain->layers[0];
+	int r = parse_size(resizing, image->size);
+
+	if (!r)
+		r = image_check_usable(image, true);
+	if (r < 0 || resizing->size == resizing->old)
+		return r;
+	r = attach_check_unused(image, ROLE_WRITE);
+	if (!r && resizing->size < resizing->old)
+		r = check_shrink(resizing, chain);
+	return r < 0 ? r : qemu_resize(image, longer_below(chain),
+				       resizing->size);
+}
+
+static int resize_image(struct resizing *resizing, struct formats *formats)
+{
+	struct chain chain;
+	int r;
+
+	r = chain_open(resizing->args->words[0], formats, &chain);
+	if (!r)
+		r = job_check_none(chain.layers[0].path);
+	if (!r)
+		r = resize_chain(resizing, &chain);
+	chain_close(&chain);
+	return r;
+}
+
+static void print_result(const struct resizing *resizing)
+{
+	struct json_object *object = json_object_new_object();
+	const char *word = resizing->args->words[0];
+
+	json_set_string(object, is_path(word) ? "filename" : "name", word);
+	json_set_number(object, "old-size", resizing->old);
+	json_set_number(object, "virtual-size", resizing->size);
+	report_json(object);
+}
+
+int cmd_resize(struct arguments *args)
+{
+	struct resizing resizing = { .args = args };
+	bool device = !is_path(args->words[0]);
+	int r;
+
+	r = begin_change(device);
+	if (!r)
+		r = device ? resize_device(&resizing) :
+			resize_image(&resizing, &args->formats);
+	state_unlock();
+	if (!r && args->json)
+		print_result(&resizing);
+	return r;
+}

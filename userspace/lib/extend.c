@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Making an open device longer.
+ */
+#include "extend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "attach.h"
+#include "pivot.h"
+#include "report.h"
+#include "state.h"
+
+/*
+ * The kernel would refuse as well, but only when the device stands still. What
+ * a longer layer has behind the end of the image would have to be hidden, one
+ * cluster after the other.
+ */
+static int check_qcow2(const struct live *live, uint64_t size)
+{
+	const struct chain *chain = &live->chain;
+	const struct image *top = &chain->layers[0];
+
+	if (size <= top->size)
+		return 0;
+	if (chain->count > 1 && chain->layers[1].size > round_up(top->size, 512))
+		return report_fail(EOPNOTSUPP,
+				   "%s is longer than %s, and would show through: close the device, and resize the image.",
+				   chain->layers[1].path, top->path);
+	if (top->header.version < 3 && top->header.nb_snapshots)
+		return report_fail(EOPNOTSUPP,
+				   "%s has internal snapshots, and is of version 2: these have the size of the image, which cannot change.",
+				   top->path);
+	if (qcow2_l1_entries(&top->header, size) > QCOW2_MAX_L1_BYTES / 8)
+		return report_fail(EFBIG,
+				   "%s has clusters of %u bytes, too small for an image of %llu bytes.",
+				   top->path, top->header.cluster_size,
+				   (unsigned long long)size);
+	return 0;
+}
+
+static int check(const struct live *live, uint64_t size)
+{
+	const struct device *device = &live->device;
+	const struct image *top = &live->chain.layers[0];
+
+	if (device->dm.read_only)
+		return report_fail(EROFS, "Device %s is read-only.",
+				   device->name);
+	if (top->format == FORMAT_QCOW2)
+		return check_qcow2(live, size);
+	if (top->is_device && size > top->length)
+		return report_fail(ENOSPC,
+				   "%s has %llu bytes: make it longer first.",
+				   top->path, (unsigned long long)top->length);
+	return 0;
+}
+
+/* What the file may need for the clusters of a larger image */
+static int extend_qcow2(const struct live *live, uint64_t size)
+{
+	struct json_object *state = device_state_load(live->device.name);
+	struct image image = live->chain.layers[0];
+	uint64_t length = state ? json_number(state, "length") : 0;
+
+	json_object_put(state);
+	if (!length || size <= image.size)
+		return 0;
+	image.size = size;
+	image.header.size = size;
+	return attach_extend(&image, length);
+}
+
+static int set_raw_length(const struct image *image, uint64_t length)
+{
+	int fd = open(image->path, O_RDWR | O_CLOEXEC), r = 0;
+	struct loop loop;
+
+	if (fd < 0)
+		return report_errno(errno, "Cannot open %s", image->path);
+	if (ftruncate(fd, length) < 0 || fsync(fd) < 0)
+		r = report_errno(errno, "Cannot make %s longer", image->path);
+	close(fd);
+	if (!r && loop_find(&image->id, LOOP_WRITE, &loop)) {
+		loop_refit(&loop);
+		loop_close(&loop);
+	}
+	return r;
+}
+
+static int swap_table(const struct live *live, uint64_t size)
+{
+	const struct device *device = &live->device;
+	const struct image *top = &live->chain.layers[0];
+	struct pivot pivot = pivot_same(device);
+	char *features = NULL;
+	int r;
+
+	pivot.sectors = device_sectors_of(size);
+	if (top->format == FORMAT_QCOW2 && size > top->size) {
+		features = text("%s extend", device->features);
+		pivot.features = features;
+		pivot.feature_words++;
+	}
+	r = pivot_run(device, &pivot);
+	free(features);
+	if (r == -EOPNOTSUPP)
+		return report_fail(EOPNOTSUPP,
+				   "%s ends within a cluster that is compressed, or shared with an internal snapshot: close the device, and resize the image.",
+				   top->path);
+	return r;
+}
+
+static int extend_raw(const struct live *live, uint64_t size)
+{
+	const struct image *top = &live->chain.layers[0];
+	bool longer = !top->is_device && size > top->length;
+	int r = 0;
+
+	if (longer)
+		r = set_raw_length(top, size);
+	if (!r)
+		r = swap_table(live, size);
+	if (r < 0 && longer)
+		set_raw_length(top, top->length);
+	return r;
+}
+
+int extend_device(struct live *live, uint64_t size, bool no_grow)
+{
+	int r = check(live, size);
+
+	if (r < 0)
+		return r;
+	if (live->chain.layers[0].format == FORMAT_RAW) {
+		r = extend_raw(live, size);
+	} else {
+		r = no_grow ? 0 : extend_qcow2(live, size);
+		if (!r)
+			r = swap_table(live, size);
+	}
+	return r < 0 ? r : live_refresh(live);
+}
