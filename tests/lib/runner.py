@@ -270,7 +270,8 @@ def target(long):
 def setup(long):
     if long:
         return suite("setup-")
-    return suite("setup-(open|many|files)") + [
+    return suite("setup-(open|many|files|look|check)") + [
+        "setup-resize.sh=mounted,partitions,cannot",
         "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
         "setup-copy.sh=finish"]
 
