@@ -4,6 +4,7 @@
 import contextlib
 import os
 import shutil
+import struct
 import subprocess
 
 import blk
@@ -103,6 +104,35 @@ def check(name):
 def file_bytes(name):
     with open(name, "rb") as f:
         return f.read()
+
+
+def poke(name, offset, fmt, value):
+    """Changes a big-endian number in a file; fmt: as of struct."""
+    with open(name, "r+b") as f:
+        f.seek(offset)
+        f.write(struct.pack(">" + fmt, value))
+
+
+def peek(name, offset, fmt):
+    with open(name, "rb") as f:
+        f.seek(offset)
+        return struct.unpack(">" + fmt, f.read(struct.calcsize(fmt)))[0]
+
+
+def entry_at(name, guest):
+    """Where the L2 entry of a guest offset is, and the entry."""
+    bits = peek(name, 20, "I")
+    index = guest >> bits
+    table = peek(name, peek(name, 40, "Q") + (index >> (bits - 3)) * 8, "Q")
+    where = (table & (1 << 56) - 512) + (index & (1 << bits - 3) - 1) * 8
+    return where, peek(name, where, "Q")
+
+
+def set_refcount(name, host, count):
+    """Of 16 bits, counted by the first refcount block."""
+    cluster = host >> peek(name, 20, "I")
+    block = peek(name, peek(name, 48, "Q"), "Q")
+    poke(name, block + 2 * cluster, "H", count)
 
 
 class Chain:

@@ -6,7 +6,6 @@ import concurrent.futures
 import errno
 import os
 import random
-import struct
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -14,7 +13,7 @@ sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
 import blk  # noqa: E402
 import fixture as fx  # noqa: E402
 import ktap  # noqa: E402
-from fixture import KIB, MIB  # noqa: E402
+from fixture import KIB, MIB, entry_at, peek, poke  # noqa: E402
 
 COMPRESSED = 1 << 62
 COPIED = 1 << 63
@@ -43,27 +42,6 @@ def packed(name, size, data=None, **options):
     os.unlink("source")
     fx.pad(name)
     return data
-
-
-def poke(name, offset, fmt, value):
-    with open(name, "r+b") as f:
-        f.seek(offset)
-        f.write(struct.pack(">" + fmt, value))
-
-
-def peek(name, offset, fmt):
-    with open(name, "rb") as f:
-        f.seek(offset)
-        return struct.unpack(">" + fmt, f.read(struct.calcsize(fmt)))[0]
-
-
-def entry_at(name, guest):
-    """Where the L2 entry of a guest offset is, and the entry."""
-    bits = peek(name, 20, "I")
-    index = guest >> bits
-    table = peek(name, peek(name, 40, "Q") + (index >> (bits - 3)) * 8, "Q")
-    where = (table & (1 << 56) - 512) + (index & (1 << bits - 3) - 1) * 8
-    return where, peek(name, where, "Q")
 
 
 def data_at(name, guest):

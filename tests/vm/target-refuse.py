@@ -4,7 +4,6 @@
 
 import os
 import re
-import struct
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
 import fixture as fx  # noqa: E402
 import ktap  # noqa: E402
-from fixture import KIB, MIB  # noqa: E402
+from fixture import MIB, peek, poke  # noqa: E402
 
 
 def refused(layers, length, message, features=(), read_only=False):
@@ -27,12 +26,6 @@ def refused(layers, length, message, features=(), read_only=False):
                    f"no {message!r} in the kernel log:\n{log}")
         return
     raise ktap.Failure("it was opened")
-
-
-def poke(name, offset, fmt, value):
-    with open(name, "r+b") as f:
-        f.seek(offset)
-        f.write(struct.pack(">" + fmt, value))
 
 
 @ktap.test
@@ -96,9 +89,7 @@ def a_device_that_hides_the_l1_table():
 @ktap.test
 def a_device_too_short_for_the_refcount_table():
     fx.create("image", 64 * MIB)
-    with open("image", "rb") as f:
-        f.seek(48)
-        offset = struct.unpack(">Q", f.read(8))[0]
+    offset = peek("image", 48, "Q")
     poke("image", 48, "Q", (offset + (1 << 30)) & ~0xffff)
     refused([("qcow2", "image")], 64 * MIB, "refcount_table_offset",
             read_only=True)
