@@ -87,6 +87,8 @@ static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 		return;
 	}
 	ext->map = ext->map == QC_MAP_DATA ? QC_MAP_ZERO : QC_MAP_BAD;
+	/* Not kept for anybody: it may be a snapshot's as well. */
+	ext->host = 0;
 }
 
 void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,

@@ -14,6 +14,8 @@ import fixture as fx  # noqa: E402
 import ktap  # noqa: E402
 from fixture import KIB, MIB  # noqa: E402
 
+COPIED = 1 << 63
+
 
 def blocks(path):
     return os.stat(path).st_blocks * 512
@@ -253,6 +255,39 @@ ktap.case("internal snapshots: refcounts of 2 bits", with_snapshots,
           {"refcount_bits": 2})
 ktap.case("internal snapshots: refcounts of 64 bits", with_snapshots,
           {"refcount_bits": 64, "cluster_size": 512})
+
+
+def ends_in_a_cluster(change):
+    """An image whose file ends in the host cluster of its last 64 KiB.
+
+    change: what that one's L2 entry becomes. Returns its host offset; there is
+    one free cluster before it.
+    """
+    fx.create("image", 256 * KIB)
+    fx.qemu_io("image", "write -P 1 0 256k", "discard 0 64k")
+    where, entry = fx.entry_at("image", 192 * KIB)
+    host = entry & (1 << 56) - 512
+    ktap.equal(os.path.getsize("image"), host + 64 * KIB, "the file's length")
+    fx.poke("image", where, "Q", change(entry))
+    os.truncate("image", host + 4096)
+    return host
+
+
+@ktap.test
+def a_shared_cluster_that_the_device_ends_in():
+    """What the device lacks reads as zeroes, and is not there to be written."""
+    host = ends_in_a_cluster(lambda entry: entry & ~COPIED)
+    fx.set_refcount("image", host, 2)
+    model = bytearray(64 * KIB) + b"\1" * (128 * KIB + 4096) + bytes(60 * KIB)
+    layers = [("qcow2", "image")]
+    with fx.opened(layers, len(model), ["error_if_no_space"],
+                   room=512) as (_, dev):
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        write_both(dev, model, 224 * KIB, fx.pattern("new", 512))
+        ktap.same_bytes(dev.read_all(), bytes(model), "written")
+    # The second reference was one by hand.
+    fx.qemu_img("check", "image", ok=(3,))
+    ktap.same_bytes(fx.content("image"), bytes(model), "as QEMU reads it")
 
 
 @ktap.test
