@@ -520,6 +520,17 @@ int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run)
 	}
 }
 
+int qc_alloc_reaches(struct qc_image *img, u64 end)
+{
+	if (end <= READ_ONCE(img->dev_bytes))
+		return 0;
+	mutex_lock(&img->alloc_lock);
+	if (qc_image_refresh_size(img) && READ_ONCE(img->mode) == QC_NO_SPACE)
+		qc_image_set_mode(img, QC_RW);
+	mutex_unlock(&img->alloc_lock);
+	return end <= READ_ONCE(img->dev_bytes) ? 0 : -ENOSPC;
+}
+
 /* Count clusters that nothing uses; alloc_lock held. */
 static int ref_area(struct qc_image *img, u64 start, u64 count)
 {

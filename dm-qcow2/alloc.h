@@ -78,6 +78,18 @@ int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run);
 int qc_alloc_area(struct qc_image *img, u64 count, u64 *start);
 
 /**
+ * qc_alloc_reaches() - is the device long enough for a cluster that is allocated?
+ * @img: the image, writable
+ * @end: byte offset where it is to be written up to
+ *
+ * A file need not be padded to whole clusters.
+ *
+ * Context: as qc_alloc().
+ * Return: 0, or -ENOSPC: the device has to grow.
+ */
+int qc_alloc_reaches(struct qc_image *img, u64 end);
+
+/**
  * qc_alloc_undo() - give back clusters that were never referenced
  * @img: the image
  * @run: from qc_alloc(); no I/O to it is in flight

@@ -428,7 +428,8 @@ static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 	p->host = run->start << bits;
 	p->virgin = run->virgin;
 	p->len = min(p->len, p->start + ((u64)p->clusters << bits) - p->pos);
-	return 0;
+	return reserved ? qc_alloc_reaches(img, p->host + img->h.cluster_size) :
+		0;
 }
 
 /*

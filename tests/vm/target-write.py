@@ -291,6 +291,29 @@ def a_shared_cluster_that_the_device_ends_in():
 
 
 @ktap.test
+def a_kept_cluster_that_the_device_ends_in():
+    """It can be written when the device is as long as the image needs it."""
+    host = ends_in_a_cluster(lambda entry: entry | 1)
+    model = bytearray(64 * KIB) + b"\1" * 128 * KIB + bytes(64 * KIB)
+    layers = [("qcow2", "image")]
+    with fx.opened(layers, len(model), ["error_if_no_space"],
+                   room=512) as (chain, dev):
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        try:
+            dev.write(200 * KIB, fx.pattern("lost", 512))
+            raise ktap.Failure("written beyond the device")
+        except OSError as e:
+            ktap.equal(e.errno, errno.ENOSPC, "errno")
+        ktap.equal(chain.status()[0], "no_space", "mode")
+        os.truncate("image", host + 64 * KIB)
+        chain.loops["image"].set_capacity()
+        write_both(dev, model, 200 * KIB, fx.pattern("new", 512))
+        ktap.equal(chain.status()[0], "rw", "mode")
+        ktap.same_bytes(dev.read_all(), bytes(model), "written")
+    written_correctly(layers, model)
+
+
+@ktap.test
 def what_a_flush_acknowledged_is_in_the_file():
     """QEMU reads a copy of the file taken while the device runs."""
     fx.create("image", 4 * MIB)
