@@ -108,6 +108,9 @@ static int check_geometry(struct qcow2_header *h, struct qcow2_fault *fault)
 	h->cluster_size = 1U << h->cluster_bits;
 	h->l2_entry_bytes = h->incompatible & QCOW2_INCOMPAT_EXTL2 ? 16 : 8;
 	h->l2_bits = h->cluster_bits - (h->l2_entry_bytes == 16 ? 4 : 3);
+	h->sub_bits = h->cluster_bits;
+	if (h->l2_entry_bytes == 16)
+		h->sub_bits -= QCOW2_SUBCLUSTER_BITS;
 	h->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
 	if (h->l2_entry_bytes == 16 && h->cluster_bits < 14)
 		return FAULT(fault, "cluster_bits", FIELD(cluster_bits),
@@ -717,12 +720,49 @@ const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
 		return "has reserved bits set";
 	if (h->version == 2 && (entry & QCOW2_OFLAG_ZERO))
 		return "has the zero flag set in a version 2 image";
+	if (h->l2_entry_bytes == 16 && (entry & QCOW2_OFLAG_ZERO))
+		return "has the zero flag set, where subclusters have theirs";
 	if (!offset)
 		return entry & QCOW2_OFLAG_COPIED ?
 			"is flagged as owned but names no cluster" : (void *)0;
 	if (!cluster_aligned(h, offset))
 		return "not aligned to a cluster";
 	return offset < image_bytes ? (void *)0 : "points beyond the device";
+}
+
+const char *qcow2_l2_bitmap_check(__u64 entry, __u64 bitmap)
+{
+	if (entry & QCOW2_OFLAG_COMPRESSED)
+		return bitmap ? "is compressed but has subclusters" : (void *)0;
+	if (bitmap & (bitmap >> QCOW2_BITMAP_ZERO_SHIFT))
+		return "has subclusters that are both allocated and zero";
+	if ((bitmap & QCOW2_BITMAP_ALLOC) && !(entry & QCOW2_OFFSET_MASK))
+		return "has allocated subclusters but names no cluster";
+	return (void *)0;
+}
+
+__u64 qcow2_sub_mask(const struct qcow2_header *h, __u32 from, __u32 to)
+{
+	__u32 first = from >> h->sub_bits;
+	__u32 end = ((to - 1) >> h->sub_bits) + 1;
+
+	return (1ULL << end) - (1ULL << first);
+}
+
+__u32 qcow2_sub_run(__u64 bitmap, __u32 sub)
+{
+	__u64 alloc = bitmap & QCOW2_BITMAP_ALLOC;
+	__u64 zero = bitmap >> QCOW2_BITMAP_ZERO_SHIFT;
+	__u64 differ;
+
+	/* Bits that are as those of @sub become 0 */
+	if (alloc >> sub & 1)
+		alloc = ~alloc;
+	if (zero >> sub & 1)
+		zero = ~zero;
+	differ = ((alloc | zero) & QCOW2_BITMAP_ALLOC) |
+		1ULL << QCOW2_SUBCLUSTERS;
+	return __builtin_ctzll(differ >> sub);
 }
 
 const char *qcow2_reftable_entry_check(const struct qcow2_header *h,

@@ -79,6 +79,13 @@ struct qcow2_disk_header {
 #define QCOW2_COMPRESSION_ZLIB		0
 #define QCOW2_COMPRESSION_ZSTD		1
 
+/* Extended L2: a second word behind the entry, two bits for each subcluster */
+#define QCOW2_SUBCLUSTER_BITS		5
+#define QCOW2_SUBCLUSTERS		32
+#define QCOW2_BITMAP_ALLOC		0x00000000ffffffffULL
+#define QCOW2_BITMAP_ZERO		0xffffffff00000000ULL
+#define QCOW2_BITMAP_ZERO_SHIFT		32
+
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000U
 #define QCOW2_EXT_BACKING_FORMAT	0xe2792acaU
@@ -140,6 +147,8 @@ struct qcow2_fault {
  * @cluster_size: bytes
  * @l2_entry_bytes: 8, or 16 with extended L2
  * @l2_bits: log2 of the entries of an L2 table
+ * @sub_bits: log2 of the bytes that are mapped alike: a subcluster with extended
+ *	L2, else a cluster
  * @refblock_bits: log2 of the entries of a refcount block
  *
  * All in host byte order; version 2 images get the defaults that the
@@ -169,6 +178,7 @@ struct qcow2_header {
 	__u32 cluster_size;
 	__u32 l2_entry_bytes;
 	__u32 l2_bits;
+	__u32 sub_bits;
 	__u32 refblock_bits;
 };
 
@@ -442,7 +452,7 @@ const char *qcow2_l1_entry_check(const struct qcow2_header *h, __u64 entry,
 				 __u64 image_bytes);
 
 /**
- * qcow2_l2_entry_check() - is a standard L2 entry sound?
+ * qcow2_l2_entry_check() - is an L2 entry sound?
  * @h: decoded header
  * @entry: host byte order
  * @image_bytes: length of the device
@@ -455,6 +465,34 @@ const char *qcow2_l1_entry_check(const struct qcow2_header *h, __u64 entry,
  */
 const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
 				 __u64 image_bytes);
+
+/**
+ * qcow2_l2_bitmap_check() - is the bitmap of an extended L2 entry sound?
+ * @entry: the entry, found sound, host byte order
+ * @bitmap: host byte order
+ *
+ * Return: NULL, or what is wrong with it.
+ */
+const char *qcow2_l2_bitmap_check(__u64 entry, __u64 bitmap);
+
+/**
+ * qcow2_sub_mask() - the subclusters that a part of a cluster touches
+ * @h: decoded header, with extended L2
+ * @from: offset in the cluster in bytes
+ * @to: where the part ends
+ *
+ * Return: their bits of a bitmap's lower half.
+ */
+__u64 qcow2_sub_mask(const struct qcow2_header *h, __u32 from, __u32 to);
+
+/**
+ * qcow2_sub_run() - how many subclusters are alike
+ * @bitmap: of an extended L2 entry that is not compressed, host byte order
+ * @sub: the first one
+ *
+ * Return: 1 or more.
+ */
+__u32 qcow2_sub_run(__u64 bitmap, __u32 sub);
 
 /**
  * qcow2_reftable_entry_check() - is a refcount table entry sound?
@@ -499,6 +537,25 @@ static inline enum qcow2_kind qcow2_l2_kind(__u64 entry)
 		return entry & QCOW2_OFFSET_MASK ?
 			QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
 	return entry & QCOW2_OFFSET_MASK ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
+}
+
+/**
+ * qcow2_sub_kind() - classify a subcluster, host byte order
+ * @entry: extended L2 entry
+ * @bitmap: its bitmap
+ * @sub: number of the subcluster
+ *
+ * QCOW2_ZERO_ALLOC is not told from QCOW2_ZERO_PLAIN.
+ */
+static inline enum qcow2_kind qcow2_sub_kind(__u64 entry, __u64 bitmap,
+					     __u32 sub)
+{
+	if (entry & QCOW2_OFLAG_COMPRESSED)
+		return QCOW2_COMPRESSED;
+	if (bitmap >> sub & 1)
+		return QCOW2_NORMAL;
+	return bitmap >> (QCOW2_BITMAP_ZERO_SHIFT + sub) & 1 ?
+		QCOW2_ZERO_PLAIN : QCOW2_UNALLOCATED;
 }
 
 /** qcow2_packed_shift() - bits of the offset in the entry of compressed data */

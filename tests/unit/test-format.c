@@ -742,6 +742,38 @@ static void test_packed_entry_ends(void **state)
 			 0x412345);
 }
 
+static void test_subclusters(void **state)
+{
+	uint8_t header[HEADER_BYTES];
+	struct qcow2_header h;
+	struct qcow2_fault fault;
+	uint64_t owned = QCOW2_OFLAG_COPIED | 0x20000;
+
+	make_header(header);
+	put_be(header, INCOMPATIBLE, 8, QCOW2_INCOMPAT_EXTL2);
+	/* Half as many entries in a table, so twice as many tables */
+	put_be(header, L1_SIZE, 4, 4);
+	assert_int_equal(decode(header, &h, &fault), 0);
+	assert_int_equal(h.l2_entry_bytes, 16);
+	assert_int_equal(h.l2_bits, 12);
+	assert_int_equal(h.sub_bits, 11);
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20001, MIB));
+	assert_null(qcow2_l2_entry_check(&h, owned, MIB));
+	assert_null(qcow2_l2_bitmap_check(owned, 0xffff0000ULL << 32 | 0xffff));
+	assert_non_null(qcow2_l2_bitmap_check(owned, 1ULL << 32 | 1));
+	assert_null(qcow2_l2_bitmap_check(0, 0xffffffffULL << 32));
+	assert_non_null(qcow2_l2_bitmap_check(0, 1));
+	assert_null(qcow2_l2_bitmap_check(PACKED(54, 0, 0x20000), 0));
+	assert_non_null(qcow2_l2_bitmap_check(PACKED(54, 0, 0x20000), 1));
+	assert_int_equal(qcow2_sub_kind(owned, 2, 1), QCOW2_NORMAL);
+	assert_int_equal(qcow2_sub_kind(owned, 2, 2), QCOW2_UNALLOCATED);
+	assert_int_equal(qcow2_sub_kind(0, 1ULL << 63, 31), QCOW2_ZERO_PLAIN);
+	assert_int_equal(qcow2_sub_mask(&h, 0, 65536), 0xffffffff);
+	assert_int_equal(qcow2_sub_mask(&h, 2048, 4096), 2);
+	assert_int_equal(qcow2_sub_mask(&h, 2048, 4097), 6);
+	assert_int_equal(qcow2_sub_mask(&h, 63488, 65536), 1ULL << 31);
+}
+
 static void test_compression_type(void **state)
 {
 	uint8_t buf[HEADER_BYTES];
@@ -910,6 +942,29 @@ static void test_random_headers(void **state)
 	}
 }
 
+static void test_subcluster_runs(void **state)
+{
+	uint32_t sub, n;
+	int run;
+
+	assert_int_equal(qcow2_sub_run(0, 0), 32);
+	assert_int_equal(qcow2_sub_run(QCOW2_BITMAP_ALLOC, 5), 27);
+	assert_int_equal(qcow2_sub_run(QCOW2_BITMAP_ZERO, 31), 1);
+	random_state = 3;
+	for (run = 0; run < 100000; run++) {
+		uint64_t bitmap = random64() & random64() & random64();
+
+		sub = random64() % 32;
+		for (n = 1; sub + n < 32; n++)
+			if (qcow2_sub_kind(0, bitmap, sub + n) !=
+			    qcow2_sub_kind(0, bitmap, sub) ||
+			    ((bitmap >> (32 + sub + n)) & 1) !=
+			    ((bitmap >> (32 + sub)) & 1))
+				break;
+		assert_int_equal(qcow2_sub_run(bitmap, sub), n);
+	}
+}
+
 static void test_random_entries(void **state)
 {
 	uint8_t header[HEADER_BYTES];
@@ -1002,6 +1057,8 @@ int main(void)
 		cmocka_unit_test(test_l2_kind),
 		cmocka_unit_test(test_packed_entry),
 		cmocka_unit_test(test_packed_entry_ends),
+		cmocka_unit_test(test_subclusters),
+		cmocka_unit_test(test_subcluster_runs),
 		cmocka_unit_test(test_compression_type),
 		cmocka_unit_test(test_reftable_entry),
 		cmocka_unit_test(test_refcounts),
