@@ -264,7 +264,8 @@ static int check_features(struct qc_image *img, const void *buf, u32 len,
 {
 	u64 refused = h->incompatible & ~(QCOW2_INCOMPAT_DIRTY |
 					  QCOW2_INCOMPAT_CORRUPT |
-					  QCOW2_INCOMPAT_COMPRESSION);
+					  QCOW2_INCOMPAT_COMPRESSION |
+					  QCOW2_INCOMPAT_EXTL2);
 	const char *name;
 
 	if (h->crypt_method) {
@@ -305,9 +306,10 @@ static int read_header(struct qc_image *img, struct qcow2_header *h)
 	kfree(buf);
 	if (err)
 		return err;
-	if (h->cluster_size < bdev_logical_block_size(img->bdev)) {
-		DMERR("%pg: clusters of %u bytes are smaller than the device's logical blocks (%u)",
-		      img->bdev, h->cluster_size,
+	if (1U << h->sub_bits < bdev_logical_block_size(img->bdev)) {
+		DMERR("%pg: %sclusters of %u bytes are smaller than logical blocks (%u)",
+		      img->bdev, h->l2_entry_bytes == 16 ? "sub" : "",
+		      1U << h->sub_bits,
 		      bdev_logical_block_size(img->bdev));
 		return -EINVAL;
 	}
@@ -320,7 +322,9 @@ static void set_geometry(struct qc_image *img, const struct qcow2_header *h)
 	img->block_bytes = min_t(u32, h->cluster_size, QC_BLOCK_MAX_BYTES);
 	img->block_entry_bits = ilog2(img->block_bytes) - 3;
 	img->block_ref_bits = ilog2(img->block_bytes) + 3 - h->refcount_order;
-	img->slice_shift = img->block_entry_bits + h->cluster_bits;
+	/* Of 8 or 16 bytes each */
+	img->slice_bits = ilog2(img->block_bytes / h->l2_entry_bytes);
+	img->slice_shift = img->slice_bits + h->cluster_bits;
 }
 
 static void epoch_release(struct percpu_ref *ref)

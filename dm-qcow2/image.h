@@ -30,7 +30,8 @@
  *			requests that wait for a commit
  *
  * Lookups take no lock: metadata blocks hang in xarrays, are freed after an
- * RCU grace period, and their entries change by single 64-bit stores.
+ * RCU grace period, and their entries change by single 64-bit stores (extended
+ * L2 entries by two, see words.h).
  */
 #ifndef DM_QCOW2_IMAGE_H
 #define DM_QCOW2_IMAGE_H
@@ -124,6 +125,7 @@ struct qc_image {
 	u32 block_bytes;		/* of a cached part of a table */
 	u8 block_entry_bits;		/* log2 of its 64-bit entries */
 	u8 block_ref_bits;		/* log2 of its refcounts */
+	u8 slice_bits;			/* log2 of the entries of an L2 slice */
 	u8 slice_shift;			/* log2 of guest bytes an L2 slice maps */
 
 	/* state */

@@ -9,6 +9,7 @@
 #include "commit.h"
 #include "image.h"
 #include "l2.h"
+#include "words.h"
 
 static unsigned long slice_key(const struct qc_image *img, u64 guest)
 {
@@ -17,8 +18,7 @@ static unsigned long slice_key(const struct qc_image *img, u64 guest)
 
 static u32 slice_index(const struct qc_image *img, u64 guest)
 {
-	return (guest >> img->h.cluster_bits) &
-		((1U << img->block_entry_bits) - 1);
+	return (guest >> img->h.cluster_bits) & ((1U << img->slice_bits) - 1);
 }
 
 /* Byte offset of the slice within its L2 table. */
@@ -26,12 +26,38 @@ static u32 slice_offset(const struct qc_image *img, u64 guest)
 {
 	u32 index = qcow2_l2_index(&img->h, guest);
 
-	return (index >> img->block_entry_bits) * img->block_bytes;
+	return (index >> img->slice_bits) * img->block_bytes;
 }
 
-static u64 entry_read(const struct qc_block *b, u32 index)
+static bool extended(const struct qc_image *img)
+{
+	return img->h.l2_entry_bytes == 16;
+}
+
+static u64 word_read(const struct qc_block *b, u32 index)
 {
 	return be64_to_cpu(READ_ONCE(b->data[index]));
+}
+
+static void state_read(const struct qc_image *img, const struct qc_block *b,
+		       u32 index, struct qc_words *s)
+{
+	if (unlikely(extended(img))) {
+		qc_words_read(&b->data[2 * index], s);
+		return;
+	}
+	s->entry = word_read(b, index);
+	s->bitmap = 0;
+}
+
+static void state_write(const struct qc_image *img, struct qc_block *b,
+			u32 index, const struct qc_words *old,
+			const struct qc_words *new)
+{
+	if (unlikely(extended(img)))
+		qc_words_write(&b->data[2 * index], old, new);
+	else if (new->entry != old->entry)
+		WRITE_ONCE(b->data[index], cpu_to_be64(new->entry));
 }
 
 static u64 l1_read(struct qc_image *img, u64 guest)
@@ -40,24 +66,64 @@ static u64 l1_read(struct qc_image *img, u64 guest)
 	struct qc_block *b = qc_block_find(img, QC_L1,
 					   index >> img->block_entry_bits);
 
-	return b ? entry_read(b, index & ((1U << img->block_entry_bits) - 1))
+	return b ? word_read(b, index & ((1U << img->block_entry_bits) - 1))
 		 : 0;
 }
 
-static enum qc_map map_of(u64 entry)
+static enum qc_map state_map(const struct qc_image *img, const struct qc_words *s,
+			     u32 sub)
 {
-	switch (qcow2_l2_kind(entry)) {
+	enum qcow2_kind kind = unlikely(extended(img)) ?
+		qcow2_sub_kind(s->entry, s->bitmap, sub) :
+		qcow2_l2_kind(s->entry);
+
+	switch (kind) {
 	case QCOW2_UNALLOCATED:
 		return QC_MAP_NONE;
 	case QCOW2_ZERO_PLAIN:
 	case QCOW2_ZERO_ALLOC:
 		return QC_MAP_ZERO;
 	case QCOW2_NORMAL:
-		return entry & QCOW2_OFLAG_COPIED ? QC_MAP_OWNED : QC_MAP_DATA;
+		return s->entry & QCOW2_OFLAG_COPIED ? QC_MAP_OWNED :
+			QC_MAP_DATA;
 	case QCOW2_COMPRESSED:
 		break;
 	}
-	return entry == QC_ENTRY_POISON ? QC_MAP_BAD : QC_MAP_PACKED;
+	return s->entry == QC_ENTRY_POISON ? QC_MAP_BAD : QC_MAP_PACKED;
+}
+
+/* Bytes from an offset in the cluster on that are mapped alike. */
+static u32 state_run(const struct qc_image *img, const struct qc_words *s,
+		     u32 in_cluster)
+{
+	u32 sub = in_cluster >> img->h.sub_bits;
+	u32 end = img->h.cluster_size;
+
+	if (unlikely(extended(img)) && !(s->entry & QCOW2_OFLAG_COMPRESSED))
+		end = (sub + qcow2_sub_run(s->bitmap, sub)) << img->h.sub_bits;
+	return end - in_cluster;
+}
+
+static bool on_device(enum qc_map map)
+{
+	return map == QC_MAP_DATA || map == QC_MAP_OWNED;
+}
+
+/* Does the cluster of @next, at @distance from that of @s, go on as @s does? */
+static bool goes_on(const struct qc_image *img, enum qc_map map,
+		    const struct qc_words *s, const struct qc_words *next,
+		    u64 distance)
+{
+	if (state_map(img, next, 0) != map || map == QC_MAP_PACKED)
+		return false;
+	if (on_device(map))
+		return next->entry == s->entry + distance;
+	/*
+	 * Zero entries may differ in what they keep allocated.  But what is kept
+	 * for subclusters may hold data of others.
+	 */
+	return !extended(img) || map == QC_MAP_BAD ||
+		!(next->entry & QCOW2_OFFSET_MASK);
 }
 
 /* No slice in memory: the L1 entry tells whether there is one to read. */
@@ -87,54 +153,57 @@ static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 		return;
 	}
 	ext->map = ext->map == QC_MAP_DATA ? QC_MAP_ZERO : QC_MAP_BAD;
+	ext->beyond = true;
 	/* Not kept for anybody: it may be a snapshot's as well. */
 	ext->host = 0;
+}
+
+static void set_host(struct qc_extent *ext, const struct qc_words *s,
+		     u32 in_cluster)
+{
+	ext->host = 0;
+	if (on_device(ext->map)) {
+		ext->host = (s->entry & QCOW2_OFFSET_MASK) + in_cluster;
+	} else if (ext->map == QC_MAP_PACKED) {
+		ext->host = in_cluster;
+		ext->packed = s->entry;
+	} else if (s->entry & QCOW2_OFLAG_COPIED) {
+		ext->host = s->entry & QCOW2_OFFSET_MASK;
+	}
 }
 
 void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
 		  struct qc_extent *ext)
 {
 	struct qc_block *b = qc_block_find(img, QC_L2, slice_key(img, guest));
-	u32 cluster_size = img->h.cluster_size;
-	u32 in_cluster = guest & (cluster_size - 1);
+	u32 in_cluster = guest & (img->h.cluster_size - 1);
+	struct qc_words s, next;
+	u64 end, run;
 	u32 index, last;
-	u64 entry, step, run;
 
 	ext->safe = true;
+	ext->beyond = false;
 	if (!b) {
 		lookup_l1(img, guest, len, ext);
 		return;
 	}
 	index = slice_index(img, guest);
-	last = (1U << img->block_entry_bits) - 1;
-	entry = entry_read(b, index);
-	ext->map = map_of(entry);
-	run = cluster_size - in_cluster;
-	step = ext->map == QC_MAP_DATA || ext->map == QC_MAP_OWNED ?
-		cluster_size : 0;
-	ext->host = 0;
-	if (step)
-		ext->host = (entry & QCOW2_OFFSET_MASK) + in_cluster;
-	else if (ext->map == QC_MAP_ZERO && (entry & QCOW2_OFLAG_COPIED))
-		ext->host = entry & QCOW2_OFFSET_MASK;
-	if (unlikely(ext->map == QC_MAP_PACKED)) {
-		ext->host = in_cluster;
-		ext->packed = entry;
-		/* No two entries are alike. */
-		len = min(run, len);
-	}
-	while (run < len && index < last) {
-		u64 next = entry_read(b, ++index);
-
-		entry += step;
-		/* Zero entries may differ in what they keep allocated. */
-		if (next != entry &&
-		    !(ext->map == QC_MAP_ZERO && map_of(next) == QC_MAP_ZERO))
+	last = (1U << img->slice_bits) - 1;
+	state_read(img, b, index, &s);
+	ext->map = state_map(img, &s, in_cluster >> img->h.sub_bits);
+	run = state_run(img, &s, in_cluster);
+	set_host(ext, &s, in_cluster);
+	/* Counted from the start of the first cluster */
+	end = in_cluster + run;
+	while (end - in_cluster < len && index < last &&
+	       !(end & (img->h.cluster_size - 1))) {
+		state_read(img, b, ++index, &next);
+		if (!goes_on(img, ext->map, &s, &next, end))
 			break;
-		run += cluster_size;
+		end += state_run(img, &next, 0);
 	}
-	ext->len = min(run, len);
-	if (step) {
+	ext->len = min(end - in_cluster, len);
+	if (on_device(ext->map)) {
 		/* Entries first, then the marks: pairs with qc_block_prepare() */
 		smp_rmb();
 		/* Of the marks @dirty first: pairs with the freeze */
@@ -147,16 +216,16 @@ void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
 void qc_l2_complain(struct qc_image *img, u64 guest)
 {
 	struct qc_block *b;
-	u64 entry = 0;
+	struct qc_words s;
 
 	rcu_read_lock();
 	b = qc_block_find(img, QC_L2, slice_key(img, guest));
 	if (b)
-		entry = entry_read(b, slice_index(img, guest));
+		state_read(img, b, slice_index(img, guest), &s);
 	rcu_read_unlock();
 	if (!b)
 		return;
-	if (entry == QC_ENTRY_POISON)
+	if (s.entry == QC_ENTRY_POISON)
 		DMERR_LIMIT("%pg: invalid L2 entry of guest offset %llu; run qemu-img check",
 			    img->bdev, guest);
 	else
@@ -184,28 +253,58 @@ static bool refers_to_metadata(const struct qc_image *img, u64 entry)
 	return false;
 }
 
+static const char *state_check(struct qc_image *img, const struct qc_words *s)
+{
+	const char *why = qcow2_l2_entry_check(&img->h, s->entry,
+					       img->dev_bytes);
+
+	if (!why && extended(img))
+		why = qcow2_l2_bitmap_check(s->entry, s->bitmap);
+	if (!why && refers_to_metadata(img, s->entry))
+		why = "points to metadata";
+	return why;
+}
+
 /* Check a slice just read; what is wrong becomes QC_ENTRY_POISON. */
 static u32 check_entries(struct qc_image *img, struct qc_block *b,
-			 const char **why, u64 *bad)
+			 const char **why, struct qc_words *bad)
 {
-	u32 n = 1U << img->block_entry_bits;
+	u32 words = img->h.l2_entry_bytes / sizeof(u64);
+	u32 n = 1U << img->slice_bits;
 	u32 i, wrong = 0;
 
 	for (i = 0; i < n; i++) {
-		u64 entry = be64_to_cpu(b->data[i]);
+		__be64 *word = &b->data[i * words];
+		struct qc_words s = { .entry = be64_to_cpu(word[0]) };
 		const char *msg;
 
-		msg = qcow2_l2_entry_check(&img->h, entry, img->dev_bytes);
-		if (!msg && refers_to_metadata(img, entry))
-			msg = "points to metadata";
+		if (extended(img))
+			s.bitmap = be64_to_cpu(word[1]);
+		msg = state_check(img, &s);
 		if (!msg)
 			continue;
 		*why = msg;
-		*bad = entry;
-		b->data[i] = cpu_to_be64(QC_ENTRY_POISON);
+		*bad = s;
+		word[0] = cpu_to_be64(QC_ENTRY_POISON);
+		if (extended(img))
+			word[1] = 0;
 		wrong++;
 	}
 	return wrong;
+}
+
+static void corrupt_entries(struct qc_image *img, u64 guest, u64 l1_entry,
+			    const struct qc_words *bad, const char *why,
+			    u32 wrong)
+{
+	char bitmap[32] = "";
+
+	if (extended(img))
+		snprintf(bitmap, sizeof(bitmap), " with bitmap %#llx",
+			 bad->bitmap);
+	qc_image_corrupt(img, "L2 table at %llu: entry %#llx%s %s (%u such, guest %llu)",
+			 l1_entry & QCOW2_OFFSET_MASK, bad->entry, bitmap, why,
+			 wrong, guest & ~((1ULL << img->slice_shift) - 1));
 }
 
 /* Returns -EAGAIN where the L2 table moved while it was read. */
@@ -213,7 +312,7 @@ static int load_insert(struct qc_image *img, u64 guest, u64 l1_entry,
 		       struct qc_block *b)
 {
 	const char *why = NULL;
-	u64 bad = 0;
+	struct qc_words bad = {};
 	u32 wrong;
 
 	mutex_lock(&img->meta_lock);
@@ -226,9 +325,7 @@ static int load_insert(struct qc_image *img, u64 guest, u64 l1_entry,
 	qc_block_insert(b);
 	mutex_unlock(&img->meta_lock);
 	if (wrong)
-		qc_image_corrupt(img, "L2 table at %llu: entry %#llx %s (%u such, guest %llu)",
-				 l1_entry & QCOW2_OFFSET_MASK, bad, why, wrong,
-				 guest & ~((1ULL << img->slice_shift) - 1));
+		corrupt_entries(img, guest, l1_entry, &bad, why, wrong);
 	return 0;
 }
 
@@ -442,64 +539,127 @@ static bool drop_old(struct qc_image *img, u64 old, u64 new,
 	return qc_free_add(img, rec, first, n);
 }
 
-/*
- * Change entries until @rec cannot hold another freed cluster.
- * Returns how many were done.
- */
-static u32 set_entries(struct qc_image *img, struct qc_block *b, u32 index,
-		       u32 count, enum qc_l2_op op, u64 host,
-		       struct qc_free *rec)
+/* The same for subclusters; @mask has their bits. */
+static void change_subclusters(enum qc_l2_op op, u64 mask, u64 host,
+			       struct qc_words *s)
 {
-	u32 i;
+	u64 both = mask | mask << QCOW2_BITMAP_ZERO_SHIFT;
 
-	for (i = 0; i < count; i++) {
-		u64 old = entry_read(b, index + i);
-		u64 new = changed_entry(op, old,
-					host + ((u64)i << img->h.cluster_bits));
-
-		if (!drop_old(img, old, new, rec))
-			break;
-		if (new != old)
-			WRITE_ONCE(b->data[index + i], cpu_to_be64(new));
+	/* Compressed: it is replaced as a whole. */
+	if (s->entry & QCOW2_OFLAG_COMPRESSED) {
+		s->entry = 0;
+		both = ~0ULL;
 	}
-	return i;
+	s->bitmap &= ~both;
+	if (op == QC_L2_MAP) {
+		s->entry = host | QCOW2_OFLAG_COPIED;
+		s->bitmap |= both & QCOW2_BITMAP_ALLOC;
+		return;
+	}
+	if (op != QC_L2_UNMAP)
+		s->bitmap |= both & QCOW2_BITMAP_ZERO;
+	if (s->bitmap & QCOW2_BITMAP_ALLOC)
+		return;
+	/* No subcluster is left. */
+	if (op != QC_L2_ZERO_KEEP || !(s->entry & QCOW2_OFLAG_COPIED))
+		s->entry = 0;
 }
 
-/* Returns how many entries were changed, 0 for "again", or an error. */
-static int set_some(struct qc_image *img, u64 guest, u32 count,
-		    enum qc_l2_op op, u64 host)
+/**
+ * struct change - of L2 entries of one slice
+ * @op: what they become
+ * @guest: byte offset of the first cluster or subcluster
+ * @len: bytes
+ * @host: for QC_L2_MAP
+ */
+struct change {
+	enum qc_l2_op op;
+	u64 guest;
+	u64 len;
+	u64 host;
+};
+
+/* The part of @c in its first cluster; returns where it ends in that. */
+static u32 first_part(const struct qc_image *img, const struct change *c)
+{
+	u32 in_cluster = c->guest & (img->h.cluster_size - 1);
+
+	return min_t(u64, in_cluster + c->len, img->h.cluster_size);
+}
+
+static bool change_one(struct qc_image *img, struct qc_block *b,
+		       const struct change *c, struct qc_free *rec)
+{
+	u32 in_cluster = c->guest & (img->h.cluster_size - 1);
+	u32 index = slice_index(img, c->guest);
+	struct qc_words old, new;
+
+	state_read(img, b, index, &old);
+	new = old;
+	if (extended(img))
+		change_subclusters(c->op,
+				   qcow2_sub_mask(&img->h, in_cluster,
+						  first_part(img, c)),
+				   c->host, &new);
+	else
+		new.entry = changed_entry(c->op, old.entry, c->host);
+	if (!drop_old(img, old.entry, new.entry, rec))
+		return false;
+	state_write(img, b, index, &old, &new);
+	return true;
+}
+
+/*
+ * Change entries until @rec cannot hold another freed cluster; @c becomes what
+ * is left.
+ */
+static void change_entries(struct qc_image *img, struct qc_block *b,
+			   struct change *c, struct qc_free *rec)
+{
+	while (c->len && change_one(img, b, c, rec)) {
+		u32 in_cluster = c->guest & (img->h.cluster_size - 1);
+		u64 done = min_t(u64, c->len, first_part(img, c) - in_cluster);
+
+		c->guest += done;
+		c->len -= done;
+		c->host += img->h.cluster_size;
+	}
+}
+
+static int change_some(struct qc_image *img, struct change *c)
 {
 	struct qc_free *rec = qc_free_begin(img);
+	u64 before = c->len;
 	struct qc_block *b;
-	int done = 0;
+	int err = 0;
 
 	mutex_lock(&img->meta_lock);
-	b = qc_block_find(img, QC_L2, slice_key(img, guest));
+	b = qc_block_find(img, QC_L2, slice_key(img, c->guest));
 	if (!qc_image_writable(img))
-		done = -EIO;
+		err = -EIO;
 	else if (b && !qc_block_prepare(b))
-		done = set_entries(img, b, slice_index(img, guest), count, op,
-				   host, rec);
+		change_entries(img, b, c, rec);
 	qc_free_end(img, rec);
 	mutex_unlock(&img->meta_lock);
-	if (done)
-		return done;
+	if (err || c->len != before)
+		return err;
 	if (b)
 		qc_block_wait_copied(img);
-	return qc_l2_load(img, guest);
+	return qc_l2_load(img, c->guest);
 }
 
-int qc_l2_set(struct qc_image *img, u64 guest, u32 count, enum qc_l2_op op,
+int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
 	      u64 host)
 {
-	while (count) {
-		int done = set_some(img, guest, count, op, host);
+	struct change c = {
+		.op = op,
+		.guest = guest,
+		.len = len,
+		.host = host,
+	};
+	int err = 0;
 
-		if (done < 0)
-			return done;
-		count -= done;
-		guest += (u64)done << img->h.cluster_bits;
-		host += (u64)done << img->h.cluster_bits;
-	}
-	return 0;
+	while (c.len && !err)
+		err = change_some(img, &c);
+	return err;
 }

@@ -1,6 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The mapping of one image: guest offset -> L2 entry.
+ *
+ * An extended L2 entry has a second word, the bitmap of the cluster's subclusters;
+ * words.h has how both are read and changed.
+ *
+ * The place of a subcluster in its host cluster is no other's.  One that is dropped
+ * while others stay may be allocated again, and its place be written, before the
+ * drop is durable and with I/O to it in flight.  After a crash, sectors of it read
+ * as before the drop, or as after it: both are right until something is flushed, and
+ * then the drop is durable.  Only the host cluster as a whole is freed, and that as
+ * any other.
  */
 #ifndef DM_QCOW2_L2_H
 #define DM_QCOW2_L2_H
@@ -34,16 +44,19 @@ enum qc_map {
  * struct qc_extent - result of a lookup
  * @map: how the range is mapped
  * @safe: the mapping is durable
+ * @beyond: zeroes because the device ends before the cluster does, which is
+ *	allocated; of qc_l2_lookup() only
  * @host: byte offset on the device, for QC_MAP_DATA and QC_MAP_OWNED; for
- *	QC_MAP_ZERO that of the host cluster kept for the first guest cluster
- *	if there is one and it is this image's alone, else 0; for QC_MAP_PACKED
- *	the offset in the decompressed cluster
+ *	QC_MAP_ZERO and QC_MAP_NONE that of the host cluster kept for the first
+ *	guest cluster if there is one and it is this image's alone, else 0; for
+ *	QC_MAP_PACKED the offset in the decompressed cluster
  * @packed: for QC_MAP_PACKED the L2 entry
  * @len: bytes from the guest offset on that are mapped alike
  */
 struct qc_extent {
 	enum qc_map map;
 	bool safe;
+	bool beyond;
 	u64 host;
 	u64 packed;
 	u64 len;
@@ -118,6 +131,8 @@ int qc_l2_make_writable(struct qc_image *img, u64 guest);
  * @QC_L2_ZERO: reads as zeroes, host cluster freed
  * @QC_L2_ZERO_KEEP: reads as zeroes, host cluster kept where it is owned
  * @QC_L2_UNMAP: not in this image, host cluster freed
+ *
+ * With extended L2 a host cluster is freed when no subcluster is left in it.
  */
 enum qc_l2_op {
 	QC_L2_MAP,
@@ -129,18 +144,20 @@ enum qc_l2_op {
 /**
  * qc_l2_set() - change L2 entries
  * @img: the image, writable; qc_l2_make_writable() was called
- * @guest: byte offset of the first cluster, cluster aligned
- * @count: clusters, all in the same L2 table block
+ * @guest: byte offset, aligned to clusters, with extended L2 to subclusters
+ * @len: bytes, aligned likewise; all in the same L2 table block.  Compressed
+ *	clusters change as a whole.
  * @op: what they become
- * @host: for QC_L2_MAP, byte offset of the first host cluster; the others
- *	follow.  Their data has been written (need not be flushed).
+ * @host: for QC_L2_MAP, byte offset of the host cluster of the first guest
+ *	cluster; the others follow.  What is allocated then has been written
+ *	there (need not be flushed).
  *
  * Clusters that lose their reference are freed once the change is durable.
  *
  * Context: may sleep; the guest clusters are range locked.
  * Return: 0 or a negative error.
  */
-int qc_l2_set(struct qc_image *img, u64 guest, u32 count, enum qc_l2_op op,
+int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
 	      u64 host);
 
 #endif /* DM_QCOW2_L2_H */

@@ -306,7 +306,7 @@ static int check_blocks(struct qc_target *t)
 		struct qc_layer *layer = &t->chain.layer[i];
 
 		if (!(layer->bytes & (unit - 1)) &&
-		    (!layer->img || layer->img->h.cluster_size >= unit))
+		    (!layer->img || 1U << layer->img->h.sub_bits >= unit))
 			continue;
 		DMERR("%pg: size and clusters must be multiples of the top's blocks of %u",
 		      layer->dev->bdev, unit);

@@ -39,18 +39,28 @@ enum fill {
  * @pos: first guest byte to write
  * @len: bytes to write
  * @fill: with what
+ * @from: guest offset from which on there is data then
+ * @to: where that ends; with extended L2 these are ends of subclusters
  * @start: guest offset of the first cluster
  * @clusters: how many
  * @host: byte offset of the first host cluster
+ * @copies: a part is copied or zeroed
+ * @in_place: the host cluster was there before
+ * @whole: whole clusters get data: there are no subclusters, or none yet
  * @virgin: the host clusters are known to read as zeroes
  */
 struct piece {
 	u64 pos;
 	u64 len;
 	enum fill fill;
+	u64 from;
+	u64 to;
 	u64 start;
 	u32 clusters;
 	u64 host;
+	bool copies;
+	bool in_place;
+	bool whole;
 	bool virgin;
 };
 
@@ -111,6 +121,13 @@ static bool range_lock(struct qc_image *img, struct qc_io *io, u64 start,
 	list_add(&io->range, &img->ranges);
 	spin_unlock_irq(&img->range_lock);
 	return true;
+}
+
+/* The clusters that @len bytes at io->pos lie in. */
+static bool lock_clusters(struct qc_image *img, struct qc_io *io, u64 len)
+{
+	return range_lock(img, io, round_down(io->pos, img->h.cluster_size),
+			  round_up(io->pos + len, img->h.cluster_size));
 }
 
 static void queue_list(struct list_head *list)
@@ -303,18 +320,57 @@ static int fill_new(struct qc_io *io, const struct piece *p)
 	return fill_old(io->t, p->pos, p->len, host, p->virgin);
 }
 
-static int fill_piece(struct qc_io *io, const struct piece *p)
+/*
+ * Subclusters beside those written: what is allocated in a cluster shared with
+ * a snapshot has to be in the new host cluster as well.  Nothing can drop the
+ * mapping, as the range is locked, so no epoch is needed.
+ */
+static int keep_subclusters(struct qc_target *t, struct piece *p, u64 guest,
+			    u64 end)
 {
-	u64 end = p->start +
-		((u64)p->clusters << io->t->top->h.cluster_bits);
+	struct qc_place place = { .layer = &t->chain.layer[0] };
+	int err = 0;
+
+	while (guest < end && !err) {
+		err = qc_l2_find(t->top, guest, end - guest, &place.ext);
+		if (err)
+			break;
+		if (place.ext.map == QC_MAP_DATA || place.ext.beyond) {
+			p->copies = true;
+			err = copy_place(t, &place,
+					 p->host + (guest - p->start),
+					 p->virgin);
+		}
+		guest += place.ext.len;
+	}
+	return err;
+}
+
+static int keep_others(struct qc_target *t, struct piece *p)
+{
+	u64 end = p->start + ((u64)p->clusters << t->top->h.cluster_bits);
+	int err;
+
+	if (p->in_place)
+		return 0;
+	err = keep_subclusters(t, p, p->start, p->from);
+	return err ? err : keep_subclusters(t, p, p->to, end);
+}
+
+static int fill_piece(struct qc_io *io, struct piece *p)
+{
 	u64 tail = p->pos + p->len;
 	int err;
 
-	if (p->pos > p->start || tail < end || p->fill == FILL_COPY)
+	p->copies = p->pos > p->from || tail < p->to || p->fill == FILL_COPY;
+	err = keep_others(io->t, p);
+	if (p->copies)
 		atomic64_add(p->clusters, &io->t->top->nr_cow);
-	err = fill_old(io->t, p->start, p->pos - p->start, p->host, p->virgin);
 	if (!err)
-		err = fill_old(io->t, tail, end - tail,
+		err = fill_old(io->t, p->from, p->pos - p->from,
+			       p->host + (p->from - p->start), p->virgin);
+	if (!err)
+		err = fill_old(io->t, tail, p->to - tail,
 			       p->host + (tail - p->start), p->virgin);
 	return err ? err : fill_new(io, p);
 }
@@ -407,6 +463,28 @@ static u32 clusters_of(const struct qc_image *img, u64 start, u64 end)
 		(start >> img->h.cluster_bits) + 1;
 }
 
+static u64 sub_size(const struct qc_image *img)
+{
+	return 1ULL << img->h.sub_bits;
+}
+
+/* What a change of @len bytes at a guest offset covers: to the image's end all. */
+static u64 change_len(const struct qc_image *img, u64 guest, u64 len)
+{
+	u64 end = guest + len;
+
+	return round_up(end, end < img->h.size ? sub_size(img)
+					       : img->h.cluster_size) - guest;
+}
+
+static void piece_bounds(const struct qc_image *img, struct piece *p)
+{
+	u64 unit = p->whole ? img->h.cluster_size : sub_size(img);
+
+	p->from = round_down(p->pos, unit);
+	p->to = round_up(p->pos + p->len, unit);
+}
+
 /* Give the piece host clusters; it may become shorter. */
 static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 		       struct qc_run *run)
@@ -415,7 +493,7 @@ static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 	int err;
 
 	if (reserved) {
-		/* A zero cluster that has its host cluster already. */
+		/* A cluster that has its host cluster already. */
 		run->start = reserved >> bits;
 		run->count = 1;
 		run->virgin = false;
@@ -426,9 +504,11 @@ static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 	}
 	p->clusters = run->count;
 	p->host = run->start << bits;
+	p->in_place = reserved;
 	p->virgin = run->virgin;
 	p->len = min(p->len, p->start + ((u64)p->clusters << bits) - p->pos);
-	return reserved ? qc_alloc_reaches(img, p->host + img->h.cluster_size) :
+	piece_bounds(img, p);
+	return reserved ? qc_alloc_reaches(img, p->host + (p->to - p->start)) :
 		0;
 }
 
@@ -453,7 +533,7 @@ static int piece_write(struct qc_io *io, struct piece *p, u64 reserved)
 			qc_alloc_undo(img, &run);
 		return err;
 	}
-	return qc_l2_set(img, p->start, p->clusters, QC_L2_MAP, p->host);
+	return qc_l2_set(img, p->from, p->to - p->from, QC_L2_MAP, p->host);
 }
 
 /* Bytes from @guest to the end of the L2 slice that maps it. */
@@ -470,6 +550,13 @@ static enum step io_error(struct qc_io *io, int err)
 	return STEP_FAILED;
 }
 
+/* The host cluster that a range not mapped to it has all the same, or 0. */
+static u64 kept_host(const struct qc_extent *ext)
+{
+	return ext->map == QC_MAP_ZERO || ext->map == QC_MAP_NONE ?
+		ext->host : 0;
+}
+
 /*
  * Allocate clusters for @len bytes at io->pos, which a lookup found not owned.
  * Returns how many bytes were done, 0 to look again, -EINPROGRESS where somebody
@@ -478,27 +565,24 @@ static enum step io_error(struct qc_io *io, int err)
 static s64 alloc_range(struct qc_io *io, u64 len, enum fill fill)
 {
 	struct qc_image *img = io->t->top;
-	u64 mask = img->h.cluster_size - 1;
 	struct qc_extent ext;
 	struct piece p = {
 		.pos = io->pos,
 		.fill = fill,
-		.start = io->pos & ~mask,
+		.start = round_down(io->pos, img->h.cluster_size),
 	};
-	u64 end;
 	int err;
 
 	len = min(len, slice_left(img, io->pos));
-	end = (io->pos + len + mask) & ~mask;
-	if (!range_lock(img, io, p.start, end))
+	if (!lock_clusters(img, io, len))
 		return -EINPROGRESS;
 	/* What was seen before the lock may have changed. */
 	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && ext.map != QC_MAP_OWNED) {
 		p.len = ext.len;
 		p.clusters = clusters_of(img, io->pos, io->pos + p.len);
-		err = piece_write(io, &p,
-				  ext.map == QC_MAP_ZERO ? ext.host : 0);
+		p.whole = ext.map == QC_MAP_PACKED;
+		err = piece_write(io, &p, kept_host(&ext));
 	}
 	range_unlock(img, io);
 	return err ? err : p.len;
@@ -711,7 +795,6 @@ static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 {
 	struct qc_image *img = io->t->top;
 	enum qc_l2_op op = drop_op(io, below_zero);
-	u32 count = clusters_of(img, io->pos, io->pos + ext->len);
 	int err;
 
 	if (ext->map == QC_MAP_NONE && op != QC_L2_ZERO)
@@ -721,35 +804,52 @@ static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 	if (ext->map == QC_MAP_ZERO && op == QC_L2_ZERO_KEEP)
 		return 0;
 	err = qc_l2_make_writable(img, io->pos);
-	return err ? err : qc_l2_set(img, io->pos, count, op, 0);
+	return err ? err : qc_l2_set(img, io->pos,
+				     change_len(img, io->pos, ext->len), op, 0);
+}
+
+/* What can change by itself: of a compressed cluster nothing but all. */
+static u64 unit_of(const struct qc_image *img, const struct qc_extent *ext)
+{
+	return ext->map == QC_MAP_PACKED ? img->h.cluster_size : sub_size(img);
+}
+
+/* Is it a part of a compressed cluster? */
+static bool part_of_packed(const struct qc_image *img, u64 guest,
+			   const struct qc_extent *ext)
+{
+	return ext->map == QC_MAP_PACKED &&
+		(ext->host || change_len(img, guest, ext->len) <
+		 img->h.cluster_size);
 }
 
 /*
- * Whole clusters from io->pos on: @len bytes, which the end of the image may
- * cut short.
+ * Whole clusters or subclusters from io->pos on: @len bytes, which the end of
+ * the image may cut short.
  */
 static enum step drop_clusters(struct qc_io *io, u64 len)
 {
 	struct qc_target *t = io->t;
 	struct qc_image *img = t->top;
-	u64 mask = img->h.cluster_size - 1;
+	u64 mask = sub_size(img) - 1;
 	struct qc_extent ext;
 	u64 zero = 0;
 	int err;
 
 	len = min(len, slice_left(img, io->pos));
-	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
+	if (!lock_clusters(img, io, len))
 		return STEP_DEFERRED;
 	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && !t->explicit_zeroes)
 		err = zero_below(t, 1, io->pos, ext.len, &zero);
 	if (!err && zero < ext.len) {
-		zero &= ~mask;
+		zero &= ~(unit_of(img, &ext) - 1);
 		if (zero)
 			ext.len = zero;
 	}
-	if (!err && !zero && img->h.version < 3) {
-		/* Version 2 has no zero clusters to hide what is below. */
+	/* Version 2 has no zero clusters to hide what is below. */
+	if (!err && ((!zero && img->h.version < 3) ||
+		     part_of_packed(img, io->pos, &ext))) {
 		range_unlock(img, io);
 		return zero_data(io, min(ext.len, mask + 1));
 	}
@@ -790,7 +890,7 @@ static enum step drop_step(struct qc_io *io)
 
 	if (!img)
 		return drop_raw(io);
-	mask = img->h.cluster_size - 1;
+	mask = sub_size(img) - 1;
 	whole = left & ~mask;
 	if (!qc_image_writable(img))
 		return io_error(io, -EIO);
@@ -809,20 +909,19 @@ static enum step drop_step(struct qc_io *io)
 static enum step populate_zeroes(struct qc_io *io, u64 len)
 {
 	struct qc_image *img = io->t->top;
-	u64 mask = img->h.cluster_size - 1;
 	struct qc_extent ext;
 	int err;
 
 	len = min(len, slice_left(img, io->pos));
-	if (!range_lock(img, io, io->pos, (io->pos + len + mask) & ~mask))
+	if (!lock_clusters(img, io, len))
 		return STEP_DEFERRED;
 	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && ext.map == QC_MAP_NONE)
 		err = qc_l2_make_writable(img, io->pos);
 	if (!err && ext.map == QC_MAP_NONE)
 		err = qc_l2_set(img, io->pos,
-				clusters_of(img, io->pos, io->pos + ext.len),
-				QC_L2_ZERO, 0);
+				change_len(img, io->pos, ext.len), QC_L2_ZERO,
+				0);
 	range_unlock(img, io);
 	if (err == -ENOSPC)
 		return no_space(io);
@@ -851,7 +950,7 @@ static enum step populate_hide(struct qc_io *io, u64 len)
 {
 	struct qc_populate *p = io->populate;
 	struct qc_image *img = io->t->top;
-	u64 mask = img->h.cluster_size - 1;
+	u64 mask = sub_size(img) - 1;
 	u64 whole = io->pos + len >= img->h.size ? len : len & ~mask;
 	u64 zero = 0;
 	int err = 0;
