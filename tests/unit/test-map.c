@@ -27,6 +27,7 @@
  * @index: tells it from all others
  * @sectors: its size
  * @cluster: bytes of a cluster, 0 for a raw one
+ * @unit: bytes that are mapped alike: a cluster or a subcluster
  * @kind: of each sector
  * @image: as it was opened
  */
@@ -35,6 +36,7 @@ struct model {
 	unsigned int index;
 	uint64_t sectors;
 	uint32_t cluster;
+	uint32_t unit;
 	enum map_kind kind[MAX_SECTORS];
 	struct image image;
 };
@@ -76,6 +78,8 @@ static void write_header(const struct model *model, uint32_t l1_size)
 	put_be(header + 40, 8, model->cluster);
 	put_be(header + 48, 8, 2 * model->cluster);
 	put_be(header + 56, 4, 1);
+	if (model->unit != model->cluster)
+		put_be(header + 72, 8, QCOW2_INCOMPAT_EXTL2);
 	put_be(header + 96, 4, 4);
 	put_be(header + 100, 4, 104);
 	write_at(model, 0, header, sizeof(header));
@@ -94,28 +98,57 @@ static uint64_t entry_of(const struct model *model, uint64_t sector)
 	}
 }
 
+/* Host clusters that hold nothing are valid as well. */
+static uint64_t extended_of(const struct model *model, uint64_t sector,
+			    uint64_t *bitmap)
+{
+	uint64_t step = model->unit / 512, sub;
+
+	*bitmap = 0;
+	for (sub = 0; sub < 32 && sector < model->sectors; sub++) {
+		if (model->kind[sector] == MAP_DATA)
+			*bitmap |= 1ULL << sub;
+		else if (model->kind[sector] == MAP_ZERO)
+			*bitmap |= 1ULL << (32 + sub);
+		sector += step;
+	}
+	return *bitmap & QCOW2_BITMAP_ALLOC || rand() % 2 ?
+		QCOW2_OFLAG_COPIED | 2 * model->cluster : 0;
+}
+
+/* Returns whether there is anything in the table. */
+static bool fill_table(const struct model *model, uint64_t s, uint8_t *table)
+{
+	bool any = rand() % 2, extended = model->unit != model->cluster;
+	uint32_t bytes = extended ? 16 : 8, pos;
+	uint64_t value, bitmap = 0;
+
+	memset(table, 0, model->cluster);
+	for (pos = 0; pos < model->cluster && s < model->sectors;
+	     pos += bytes) {
+		value = extended ? extended_of(model, s, &bitmap) :
+			entry_of(model, s);
+		put_be(table + pos, 8, value);
+		if (extended)
+			put_be(table + pos + 8, 8, bitmap);
+		any |= value || bitmap;
+		s += model->cluster / 512;
+	}
+	return any;
+}
+
 static void write_tables(const struct model *model)
 {
-	uint64_t per_cluster = model->cluster / 512;
-	uint64_t per_table = model->cluster / 8 * per_cluster;
-	uint64_t tables = (model->sectors + per_table - 1) / per_table, i, s;
+	uint64_t entries = model->cluster /
+		(model->unit != model->cluster ? 16 : 8);
+	uint64_t per_table = entries * (model->cluster / 512);
+	uint64_t tables = (model->sectors + per_table - 1) / per_table, i;
 	uint8_t *table = calloc(1, model->cluster);
 	uint8_t entry[8];
-	bool any;
 
 	write_header(model, tables);
 	for (i = 0; i < tables; i++) {
-		memset(table, 0, model->cluster);
-		any = rand() % 2;
-		for (s = i * per_table; s < (i + 1) * per_table &&
-		     s < model->sectors; s += per_cluster) {
-			uint64_t value = entry_of(model, s);
-
-			any |= !!value;
-			put_be(table + (s % per_table) / per_cluster * 8, 8,
-			       value);
-		}
-		if (!any)
+		if (!fill_table(model, i * per_table, table))
 			continue;
 		write_at(model, (3 + i) * model->cluster, table,
 			 model->cluster);
@@ -127,7 +160,7 @@ static void write_tables(const struct model *model)
 
 static void choose_kinds(struct model *model)
 {
-	uint32_t unit = model->cluster / 512, i, j;
+	uint32_t unit = model->unit / 512, i, j;
 	enum map_kind kind = MAP_NONE;
 
 	for (i = 0; i < model->sectors; i += unit) {
@@ -158,14 +191,17 @@ static void write_raw(struct model *model)
 
 static void model_make(struct model *model, unsigned int index, bool raw)
 {
-	static const uint32_t clusters[] = { 512, 1024, 4096, 65536 };
+	static const uint32_t clusters[] = { 512, 1024, 4096, 16384, 65536 };
 
 	model->index = index;
 	snprintf(model->path, sizeof(model->path), "/tmp/test-map-%d-%u",
 		 getpid(), index);
 	fclose(fopen(model->path, "w"));
 	model->sectors = 1 + rand() % MAX_SECTORS;
-	model->cluster = raw ? 0 : clusters[rand() % 4];
+	model->cluster = raw ? 0 : clusters[rand() % 5];
+	model->unit = model->cluster;
+	if (model->cluster >= 16384 && rand() % 2)
+		model->unit /= QCOW2_SUBCLUSTERS;
 	if (raw) {
 		assert_int_equal(truncate(model->path, model->sectors * 512), 0);
 		write_raw(model);
@@ -400,12 +436,45 @@ static void test_wrong_tables(void **state)
 		srand(1);
 		do {
 			model_make(&model, 0, false);
-		} while (model.cluster != 65536 &&
+		} while ((model.cluster != 65536 || model.unit != 65536) &&
 			 (model_free(&model), true));
 		put_be(entry, 8, QCOW2_OFLAG_COPIED | 3 * model.cluster);
 		write_at(&model, model.cluster, entry, 8);
 		put_be(entry, 8, wrong[i % 3]);
 		write_at(&model, (i < 3 ? 1 : 3) * model.cluster, entry, 8);
+		assert_int_equal(map_open(&model.image, 1, &map), 0);
+		assert_true(map_at(map, 0, 512, &extent) < 0);
+		map_close(map);
+		model_free(&model);
+	}
+}
+
+static void test_wrong_bitmaps(void **state)
+{
+	static const uint64_t wrong[][2] = {
+		{ QCOW2_OFLAG_COPIED | 0x20000, 1ULL << 32 | 1 },
+		{ QCOW2_OFLAG_COPIED | 0x20000, 1ULL << 63 | 1ULL << 31 },
+		{ 0, 1 },
+		{ 1, 0 },
+		{ QCOW2_OFLAG_COMPRESSED | 0x20000, 1ULL << 32 },
+	};
+	static struct model model;
+	struct map_extent extent;
+	struct map *map;
+	uint8_t entry[16];
+	unsigned int i;
+
+	for (i = 0; i < 5; i++) {
+		srand(1);
+		do {
+			model_make(&model, 0, false);
+		} while ((model.cluster != 65536 || model.unit == 65536) &&
+			 (model_free(&model), true));
+		put_be(entry, 8, QCOW2_OFLAG_COPIED | 3 * model.cluster);
+		write_at(&model, model.cluster, entry, 8);
+		put_be(entry, 8, wrong[i][0]);
+		put_be(entry + 8, 8, wrong[i][1]);
+		write_at(&model, 3 * model.cluster, entry, 16);
 		assert_int_equal(map_open(&model.image, 1, &map), 0);
 		assert_true(map_at(map, 0, 512, &extent) < 0);
 		map_close(map);
@@ -420,6 +489,7 @@ int main(void)
 		cmocka_unit_test(test_walk_down),
 		cmocka_unit_test(test_walk_up),
 		cmocka_unit_test(test_wrong_tables),
+		cmocka_unit_test(test_wrong_bitmaps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -314,8 +314,6 @@ static const char *unsupported_feature(const struct image *image)
 
 	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
 		return "external data file";
-	if (h->incompatible & QCOW2_INCOMPAT_EXTL2)
-		return "extended L2 entries (subclusters)";
 	if (h->crypt_method == 1)
 		return "AES encryption";
 	if (h->crypt_method == 2)

@@ -248,6 +248,30 @@ static void set_place(const struct qcow2_header *h, uint64_t entry,
 		extent->offset = offset + (extent->start & (h->cluster_size - 1));
 }
 
+/* Where subclusters differ, up to the first that does. */
+static int subclusters(struct layer *layer, uint64_t offset, uint64_t entry,
+		       struct map_extent *extent)
+{
+	const struct qcow2_header *h = &layer->image->header;
+	uint64_t in_cluster = extent->start & (h->cluster_size - 1);
+	uint32_t sub = in_cluster >> h->sub_bits;
+	const char *why;
+	uint64_t bitmap;
+	int r;
+
+	r = window_entry(layer, &layer->l2, offset + 8, &bitmap);
+	if (r < 0)
+		return r;
+	why = qcow2_l2_bitmap_check(entry, bitmap);
+	if (why)
+		return bad_entry(layer, "L2", offset, entry, why);
+	extent->kind = map_kind_of(qcow2_sub_kind(entry, bitmap, sub));
+	if (!(entry & QCOW2_OFLAG_COMPRESSED))
+		extent->length = ((sub + (uint64_t)qcow2_sub_run(bitmap, sub)) <<
+				  h->sub_bits) - in_cluster;
+	return 0;
+}
+
 /* @extent has its start, and its length to the end of the cluster. */
 static int l2_entry(struct layer *layer, uint64_t table,
 		    struct map_extent *extent)
@@ -266,6 +290,8 @@ static int l2_entry(struct layer *layer, uint64_t table,
 	if (why)
 		return bad_entry(layer, "L2", offset, entry, why);
 	set_place(h, entry, extent);
+	if (h->l2_entry_bytes == 16)
+		return subclusters(layer, offset, entry, extent);
 	extent->kind = map_kind_of(qcow2_l2_kind(entry));
 	return 0;
 }

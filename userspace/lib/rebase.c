@@ -201,7 +201,7 @@ static int open_differ(struct work *work, const char *old, const char *fresh)
 		return r;
 	tally_expect(data);
 	return differ_open(work->walk, old, work->fresh.count ? fresh : NULL,
-			   top->header.cluster_size, &work->differ);
+			   1ULL << top->header.sub_bits, &work->differ);
 }
 
 /* Nobody writes to the image but the job. */

@@ -226,7 +226,7 @@ int walk_up(const struct walk_chains *chains, struct walk **result)
 	if (!walk)
 		return report_memory();
 	walk->end = bytes_of(chains->top);
-	walk->cluster = chains->top->header.cluster_size;
+	walk->cluster = 1ULL << chains->top->header.sub_bits;
 	walk->step = step_up;
 	r = map_open(chains->top, !chains->live, &walk->top);
 	if (!r)
