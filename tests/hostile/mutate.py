@@ -40,10 +40,11 @@ KINDS = {
     "old": ["-o", "compat=0.10,cluster_size=4096"],
     "bits": ["-o", "cluster_size=4096,refcount_bits=1"],
     "zlib": ["-o", "cluster_size=4096"],
-    "zstd": ["-o", "cluster_size=4096,compression_type=zstd"]}
+    "zstd": ["-o", "cluster_size=4096,compression_type=zstd"],
+    "subclusters": ["-o", "cluster_size=16384,extended_l2=on"]}
 
 # These hold compressed clusters, too.
-PACKED = {"zlib", "zstd"}
+PACKED = {"zlib", "zstd", "subclusters"}
 
 
 def values(rng, length, cluster):
@@ -54,7 +55,8 @@ def values(rng, length, cluster):
         cluster | 1 << 63, length, length - cluster, length - 512,
         near | 1 << 62, near | 3 << 62, near + rng.randrange(cluster) |
         1 << 62 | rng.getrandbits(4) << 58, length - 1 | 1 << 62, 1 << 55, (1 << 56) - 512,
-        1 << 63, (1 << 64) - 1, rng.getrandbits(64), 1 << rng.randrange(64)])
+        1 << 63, (1 << 64) - 1, rng.getrandbits(64), 1 << rng.randrange(64),
+        rng.getrandbits(32), rng.getrandbits(32) << 32])
 
 
 class Image:
@@ -68,8 +70,11 @@ class Image:
         run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", "-c",
             "write -P 2 300k 9k", "-c", "write -P 3 1020k 4k", path)
         if kind in PACKED:
-            run("qemu-io", "-f", "qcow2", "-c", "write -c -P 5 400k 4k", "-c",
-                "write -c -P 6 500k 24k", "-c", "write -c -P 7 700k 4k", path)
+            unit = 16 if kind == "subclusters" else 4
+            run("qemu-io", "-f", "qcow2",
+                "-c", f"write -c -P 5 400k {unit}k",
+                "-c", f"write -c -P 6 {500 // unit * unit}k {6 * unit}k",
+                "-c", f"write -c -P 7 {700 // unit * unit}k {unit}k", path)
         if kind not in ("bits", "old"):
             run("qemu-img", "snapshot", "-c", "one", path)
             run("qemu-io", "-f", "qcow2", "-c", "write -P 4 8k 20k", "-c",
@@ -80,6 +85,7 @@ class Image:
         os.unlink(path)
         self.data += bytes(-len(self.data) % 4096)
         self.kind = kind
+        self.entry_bytes = 16 if kind == "subclusters" else 8
         self.cluster = 1 << self.get(20, "I")
         self.l1 = self.get(40, "Q")
         self.reftable = self.get(48, "Q")
@@ -98,7 +104,8 @@ class Image:
                ("L1", self.l1, 8 * self.get(36, "I")),
                ("refcount table", self.reftable, 64),
                ("refcount block", self.refblock, self.cluster)]
-        out += [("L2", offset, self.cluster) for offset in self.l2]
+        used = self.entry_bytes * ((1 << 20) // self.cluster)
+        out += [("L2", offset, min(used, self.cluster)) for offset in self.l2]
         if self.snapshots:
             out.append(("snapshot table", self.snapshots, 80))
         out += [("compressed data", offset, 32)
@@ -110,7 +117,7 @@ class Image:
         if self.kind not in PACKED:
             return []
         entries = [self.get(self.l2[0] + n, "Q")
-                   for n in range(0, self.cluster, 8)]
+                   for n in range(0, self.cluster, self.entry_bytes)]
         bits = self.get(20, "I")
         return [entry & (1 << 62 - (bits - 8)) - 1 for entry in entries
                 if entry & 1 << 62]
@@ -149,6 +156,9 @@ def single_entries(image, rng):
               ("refcount table entry", image.reftable)]
     if image.snapshots:
         places.append(("snapshot's L1 offset", image.snapshots))
+    if image.entry_bytes == 16:
+        places.append(("L2 bitmap", image.l2[0] + 8))
+        bad += [1 << 32 | 1, 1 << 63 | 1 << 31, (1 << 32) - 1, 1 << 31]
     for name, offset in places:
         for value in bad:
             data = bytearray(image.data)
@@ -181,16 +191,16 @@ def random_one(image, rng):
     return data
 
 
-def everything(directory, count, first):
+def everything(directory, count, first, kinds=tuple(KINDS)):
     """Yields (title, field that the message must name or None, data)."""
-    for kind in KINDS:
+    for kind in kinds:
         image = Image(kind, directory)
         rng = random.Random(kind)
         for title, field, data in single_fields(image, rng):
             yield f"{kind}: {title}", field, data
         for title, field, data in single_entries(image, rng):
             yield f"{kind}: {title}", field, data
-    images = [Image(kind, directory) for kind in KINDS]
+    images = [Image(kind, directory) for kind in kinds]
     for seed in range(first, first + count):
         rng = random.Random(f"hostile {seed}")
         yield f"random, seed {seed}", None, random_one(rng.choice(images), rng)
