@@ -30,7 +30,7 @@ const char *image_open(struct image *image, const void *bytes, uint64_t length)
 				&fault) ||
 	    qcow2_header_check_bounds(&image->h, length, &fault))
 		return fault.field;
-	if (image->h.incompatible)
+	if (image->h.incompatible & ~QCOW2_INCOMPAT_EXTL2)
 		return "an incompatible feature is set";
 	return NULL;
 }
@@ -79,11 +79,34 @@ const char *image_snapshot(const struct image *image, const char *name,
 	return "snapshot is missing";
 }
 
-const char *image_cluster(const struct image *image,
-			  const struct image_map *map, uint64_t cluster,
-			  enum qcow2_kind *kind, const uint8_t **data)
+/* What an L2 table says of the part of a cluster that @guest is in. */
+static const char *entry_kind(const struct image *image, uint64_t table,
+			      uint64_t guest, enum qcow2_kind *kind,
+			      uint64_t *offset)
 {
-	uint64_t guest = cluster << image->h.cluster_bits;
+	uint32_t words = image->h.l2_entry_bytes / 8;
+	uint32_t index = qcow2_l2_index(&image->h, guest) * words;
+	uint32_t part = guest & (image->h.cluster_size - 1);
+	uint64_t entry = entry_at(image, table, index), bitmap;
+	const char *why;
+
+	why = qcow2_l2_entry_check(&image->h, entry, image->length);
+	if (why)
+		return why;
+	*offset = (entry & QCOW2_OFFSET_MASK) + part;
+	*kind = qcow2_l2_kind(entry);
+	if (words == 1)
+		return NULL;
+	bitmap = entry_at(image, table, index + 1);
+	*kind = qcow2_sub_kind(entry, bitmap, part >> image->h.sub_bits);
+	return qcow2_l2_bitmap_check(entry, bitmap);
+}
+
+const char *image_part(const struct image *image, const struct image_map *map,
+		       uint64_t part, enum qcow2_kind *kind,
+		       const uint8_t **data)
+{
+	uint64_t guest = part << image->h.sub_bits;
 	uint64_t entry, offset;
 	const char *why;
 
@@ -98,18 +121,15 @@ const char *image_cluster(const struct image *image,
 		return NULL;
 	if (!inside(image, offset, image->h.cluster_size))
 		return "L2 table outside the image";
-	entry = entry_at(image, offset, qcow2_l2_index(&image->h, guest));
-	why = qcow2_l2_entry_check(&image->h, entry, image->length);
+	why = entry_kind(image, offset, guest, kind, &offset);
 	if (why)
 		return why;
-	*kind = qcow2_l2_kind(entry);
 	if (*kind == QCOW2_COMPRESSED)
 		return "a compressed cluster";
 	if (*kind != QCOW2_NORMAL)
 		return NULL;
-	offset = entry & QCOW2_OFFSET_MASK;
-	if (!inside(image, offset, image->h.cluster_size))
-		return "data cluster outside the image";
+	if (!inside(image, offset, 1U << image->h.sub_bits))
+		return "data outside the image";
 	*data = image->bytes + offset;
 	return NULL;
 }

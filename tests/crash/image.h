@@ -29,11 +29,12 @@ const char *image_snapshot(const struct image *image, const char *name,
 			   struct image_map *map);
 
 /*
- * Looks up a guest cluster. Where it has data, *data points to it; it is NULL
+ * Looks up a part of the guest's disk: a subcluster where there are any, else a
+ * cluster; @part counts them. Where it has data, *data points to it; it is NULL
  * where it reads as zeroes or belongs to the layer below, see @kind.
  */
-const char *image_cluster(const struct image *image,
-			  const struct image_map *map, uint64_t cluster,
-			  enum qcow2_kind *kind, const uint8_t **data);
+const char *image_part(const struct image *image, const struct image_map *map,
+		       uint64_t part, enum qcow2_kind *kind,
+		       const uint8_t **data);
 
 #endif /* CRASH_IMAGE_H */

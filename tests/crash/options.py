@@ -44,6 +44,18 @@ IMAGES = [
     # Nothing was ever there: the target may rely on it.
     dict(name="zero-from", create="cluster_size=64k", size=16, device=56,
          filled=10, virgin="zero", interval=100, edits="c1"),
+    # Subclusters of 2 KiB: parts of clusters come and go.
+    dict(name="subclusters", create="cluster_size=64k,extended_l2=on", size=16,
+         device=72, filled=30, edits="c1,c2,d1"),
+    # Subclusters of 4 KiB over a shorter layer that has them, too.
+    dict(name="subclusters-backing",
+         create="cluster_size=128k,extended_l2=on", size=12, device=64,
+         filled=10, backing=("cluster_size=64k,extended_l2=on", 5),
+         edits="c1,d1"),
+    # A subcluster is a sector: only whole ones are written.
+    dict(name="subclusters-zero-from",
+         create="cluster_size=16k,extended_l2=on", size=12, device=48,
+         filled=10, virgin="zero", interval=100, edits="c1"),
 ]
 
 DEFAULTS = dict(filled=0, backing=None, ops=450, flushes=90, edits="",
@@ -56,6 +68,7 @@ FAULTS = [
     (1, "64k", "the flush of phase 1a left out"),
     (2, "512-refcount64", "the flush of phase 1b left out"),
     (4, "64k", "the flush of phase 2 left out"),
+    (1, "subclusters", "the flush of phase 1a left out"),
 ]
 
 

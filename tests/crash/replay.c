@@ -652,21 +652,21 @@ static void check_guest(const struct image *image, const struct image_map *map,
 			const struct demand *d, const char *where)
 {
 	static const uint8_t zeroes[SECTOR_BYTES];
-	uint32_t per_cluster = image->h.cluster_size / SECTOR_BYTES, i;
-	uint64_t sector, cluster;
+	uint32_t per_part = (1U << image->h.sub_bits) / SECTOR_BYTES, i;
+	uint64_t sector, part;
 	enum qcow2_kind kind;
 	const uint8_t *data, *p;
 	const char *why;
 
-	for (cluster = 0; cluster * per_cluster < guest_sectors; cluster++) {
-		why = image_cluster(image, map, cluster, &kind, &data);
+	for (part = 0; part * per_part < guest_sectors; part++) {
+		sector = part * per_part;
+		why = image_part(image, map, part, &kind, &data);
 		if (why) {
-			complain(&point_corrupt, "%s cluster %llu: %s", where,
-				 (unsigned long long)cluster, why);
+			complain(&point_corrupt, "%s sector %llu: %s", where,
+				 (unsigned long long)sector, why);
 			continue;
 		}
-		sector = cluster * per_cluster;
-		for (i = 0; i < per_cluster && sector < guest_sectors;
+		for (i = 0; i < per_part && sector < guest_sectors;
 		     i++, sector++) {
 			p = data ? data + i * SECTOR_BYTES : zeroes;
 			if (kind == QCOW2_UNALLOCATED) {
