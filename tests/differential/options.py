@@ -15,7 +15,7 @@ OVERLAYS = 3
 class Layer:
     def __init__(self, name, fmt, size, cluster_size=0, compat="1.1",
                  refcount_bits=16, preallocation="off",
-                 compression="zlib"):
+                 compression="zlib", extended_l2="off"):
         self.name = name
         self.fmt = fmt
         self.size = size
@@ -24,12 +24,14 @@ class Layer:
         self.refcount_bits = refcount_bits
         self.preallocation = preallocation
         self.compression = compression
+        self.extended_l2 = extended_l2
 
     def create_options(self):
         out = f"compat={self.compat},cluster_size={self.cluster_size}"
         if self.compat == "1.1":
             out += f",refcount_bits={self.refcount_bits}"
             out += f",compression_type={self.compression}"
+            out += f",extended_l2={self.extended_l2}"
         return out + f",preallocation={self.preallocation}"
 
     def __str__(self):
@@ -65,6 +67,11 @@ class Options:
                          for n in range(OVERLAYS)]
         for layer in self.layers + self.overlays:
             layer.compression = rng.choice(["zlib", "zstd"])
+            # Subclusters have a sector at the least.
+            if layer.cluster_size >= 16 * KIB and rng.random() < 0.6:
+                layer.extended_l2 = "on"
+                layer.cluster_size = rng.choice([16 * KIB, 128 * KIB,
+                                                 layer.cluster_size])
         self.initial_snapshots = bits > 1 and rng.random() < 0.35 and \
             rng.randint(1, 2) or 0
         self.zero_from = rng.random() < 0.4
