@@ -120,11 +120,15 @@ def peek(name, offset, fmt):
 
 
 def entry_at(name, guest):
-    """Where the L2 entry of a guest offset is, and the entry."""
+    """Where the L2 entry of a guest offset is, and the entry; the bitmap of an
+    extended one is behind it."""
     bits = peek(name, 20, "I")
+    extended = peek(name, 4, "I") > 2 and peek(name, 72, "Q") & 16
+    table_bits = bits - (4 if extended else 3)
     index = guest >> bits
-    table = peek(name, peek(name, 40, "Q") + (index >> (bits - 3)) * 8, "Q")
-    where = (table & (1 << 56) - 512) + (index & (1 << bits - 3) - 1) * 8
+    table = peek(name, peek(name, 40, "Q") + (index >> table_bits) * 8, "Q")
+    where = (table & (1 << 56) - 512) + \
+        (index & (1 << table_bits) - 1) * (16 if extended else 8)
     return where, peek(name, where, "Q")
 
 

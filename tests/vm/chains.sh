@@ -13,6 +13,7 @@ shorter qcow2 size=24M cluster_size=4k,size=15001600 size=20M cluster_size=8k,si
 growing qcow2 size=9M cluster_size=32k,size=12M size=15M size=20M size=24M
 old qcow2 compat=0.10,size=24M compat=0.10,size=24M compat=0.10,size=20M size=24M compat=0.10,size=24M
 raw raw size=24M cluster_size=32k,size=24M size=24M cluster_size=4k,size=24M size=24M
+subclusters qcow2 extended_l2=on,size=24M cluster_size=4k,size=24M extended_l2=on,cluster_size=128k,size=24M size=24M extended_l2=on,cluster_size=16k,size=24M
 raw-short raw size=10000384 size=24M size=24M cluster_size=2M,size=24M size=24M
 "
 

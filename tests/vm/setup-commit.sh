@@ -126,6 +126,11 @@ test_open_raw_short()
 	commit_ranges raw-short open sn3..base sn1..base
 }
 
+test_open_subclusters()
+{
+	commit_ranges subclusters open sn3..base sn2..sn1
+}
+
 test_closed_mixed()
 {
 	commit_ranges mixed closed sn3..base sn2..base sn3..sn2
@@ -139,6 +144,11 @@ test_closed_shorter()
 test_closed_raw_short()
 {
 	commit_ranges raw-short closed sn3..base
+}
+
+test_closed_subclusters()
+{
+	commit_ranges subclusters closed sn3..base sn3..sn2
 }
 
 # commit_active KIND BASE...: the chain's device goes on in BASE.
@@ -184,6 +194,11 @@ test_active_mixed()
 test_active_growing()
 {
 	commit_active growing base sn2
+}
+
+test_active_subclusters()
+{
+	commit_active subclusters sn2 base
 }
 
 test_active_raw()

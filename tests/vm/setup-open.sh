@@ -265,13 +265,32 @@ poke()
 	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 }
 
+test_subclusters()
+{
+	qemu-img create -q -f qcow2 base.qcow2 8M
+	qemu-io -f qcow2 -c 'write -P 1 0 4M' base.qcow2 >/dev/null
+	qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 \
+		-o extended_l2=on,cluster_size=128k ext.qcow2
+	qcow2setup open ./ext.qcow2 vm
+	qemu-io -f raw -c 'write -P 2 1M 4k' -c 'write -P 3 5M 1k' \
+		/dev/mapper/vm >/dev/null
+	qcow2setup close vm
+	equal "$(qcow2setup info ./ext.qcow2 --json |
+		json '."format-specific".data."extended-l2"')" \
+		true extended-l2
+	qemu-img check -q -f qcow2 ext.qcow2
+	qemu-io -f qcow2 -c 'read -P 2 1M 4k' -c 'read -P 1 1028k 124k' \
+		-c 'read -P 3 5M 1k' -c 'read -P 0 5121k 127k' ext.qcow2
+	equal "$(qemu-img map -f qcow2 --output=json ext.qcow2 |
+		json '[.[] | select(.depth == 0 and .data)] | length')" 2 \
+		"extents in the top image"
+}
+
 test_features_are_refused_by_name()
 {
 	qemu-img create -q -f qcow2 -o data_file=data.raw data.qcow2 8M
 	exits 4 'external data file: not supported' \
 		qcow2setup open ./data.qcow2 vm
-	qemu-img create -q -f qcow2 -o extended_l2=on ext.qcow2 8M
-	exits 4 'extended L2' qcow2setup open ./ext.qcow2 vm
 	qemu-img create -q -f qcow2 --object secret,id=s,data=x \
 		-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 \
 		luks.qcow2 8M

@@ -71,6 +71,11 @@ test_open_raw()
 	pull raw-short open sn1 - active base
 }
 
+test_open_subclusters()
+{
+	pull subclusters open sn2 base active sn1 active -
+}
+
 test_closed_mixed()
 {
 	pull mixed closed active base active - sn3 sn1
@@ -79,6 +84,11 @@ test_closed_mixed()
 test_closed_shorter()
 {
 	pull shorter closed active base active - sn3 sn1
+}
+
+test_closed_subclusters()
+{
+	pull subclusters closed active base sn2 base
 }
 
 test_delete()

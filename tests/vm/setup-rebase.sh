@@ -68,9 +68,19 @@ test_closed_shorter()
 	all_rebases shorter closed
 }
 
+test_closed_subclusters()
+{
+	all_rebases subclusters closed
+}
+
 test_open_mixed()
 {
 	all_rebases mixed open
+}
+
+test_open_subclusters()
+{
+	all_rebases subclusters open
 }
 
 test_open_shorter()

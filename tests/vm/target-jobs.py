@@ -18,6 +18,8 @@ import ktap  # noqa: E402
 from fixture import KIB, MIB  # noqa: E402
 from guest import Guest  # noqa: E402
 
+SUBCLUSTERS = {"cluster_size": 128 * KIB, "extended_l2": "on"}
+
 
 @contextlib.contextmanager
 def destination(chain, first, features=("yield", "error_if_no_space"),
@@ -154,7 +156,9 @@ for top, bottom in (({"cluster_size": 65536}, {"cluster_size": 65536}),
                     ({"cluster_size": 65536}, {"cluster_size": 512}),
                     ({"cluster_size": 4096, "compat": "0.10"},
                      {"cluster_size": 2097152, "compat": "0.10"}),
-                    ({"cluster_size": 65536}, None)):
+                    ({"cluster_size": 65536}, None),
+                    (SUBCLUSTERS, {"cluster_size": 65536}),
+                    ({"cluster_size": 512}, SUBCLUSTERS)):
     ktap.case(f"commit of the active image: {top} into {bottom or 'raw'}",
               commit_active, 6 * MIB + 1536, top, bottom)
 
@@ -365,7 +369,9 @@ for top, middle, length, zeroes in (
         ({"cluster_size": 65536, "compat": "0.10"}, {"cluster_size": 4096},
          3 * MIB, ""),
         ({"cluster_size": 4096}, {"cluster_size": 65536}, 5 * MIB,
-         " zeroes")):
+         " zeroes"),
+        (SUBCLUSTERS, {"cluster_size": 4096}, 3 * MIB + 512, ""),
+        (SUBCLUSTERS, SUBCLUSTERS, 4 * MIB, " zeroes")):
     ktap.case(f"populate: {top} from {middle} of {length}{zeroes}", populate,
               5 * MIB + 512, top, middle, length, zeroes)
 
@@ -443,7 +449,7 @@ def grow(size, old, options, below):
 for options in ({"cluster_size": 512}, {"cluster_size": 4096},
                 {"cluster_size": 65536}, {"cluster_size": 65536,
                                           "compat": "0.10"},
-                {"cluster_size": 512, "refcount_bits": 64}):
+                {"cluster_size": 512, "refcount_bits": 64}, SUBCLUSTERS):
     ktap.case(f"grow: {options}", grow, 8 * MIB + 512, MIB + 1024, options,
               6 * MIB)
 

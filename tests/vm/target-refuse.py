@@ -45,12 +45,6 @@ def luks():
 
 
 @ktap.test
-def extended_l2():
-    fx.create("image", MIB, extended_l2="on")
-    refused([("qcow2", "image")], MIB, "extended L2")
-
-
-@ktap.test
 def an_unknown_incompatible_feature():
     fx.create("image", MIB)
     poke("image", 72, "Q", 1 << 40)

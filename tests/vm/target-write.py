@@ -77,6 +77,9 @@ ktap.case("writes: preallocated metadata", scattered_writes, 2 * MIB,
           {"preallocation": "metadata"}, None)
 ktap.case("writes: preallocated data", scattered_writes, 2 * MIB,
           {"preallocation": "full"}, None)
+for bottom in (None, "raw", "qcow2"):
+    ktap.case(f"writes: subclusters, over {bottom}", scattered_writes,
+              2 * MIB + 1536, {"extended_l2": "on"}, bottom)
 
 
 @ktap.test
@@ -255,6 +258,8 @@ ktap.case("internal snapshots: refcounts of 2 bits", with_snapshots,
           {"refcount_bits": 2})
 ktap.case("internal snapshots: refcounts of 64 bits", with_snapshots,
           {"refcount_bits": 64, "cluster_size": 512})
+ktap.case("internal snapshots: subclusters", with_snapshots,
+          {"extended_l2": "on"})
 
 
 def ends_in_a_cluster(change):
