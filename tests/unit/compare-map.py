@@ -19,6 +19,8 @@ def random_options(rng, bottom, cluster):
     if rng.random() < 0.3:
         options.append("compat=0.10")
     else:
+        if cluster >= 16 * KIB and rng.random() < 0.7:
+            options.append("extended_l2=on")
         if rng.random() < 0.3:
             options.append("compression_type=zstd")
         if rng.random() < 0.3:
