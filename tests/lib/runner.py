@@ -313,7 +313,7 @@ def jobs_of_check(long):
     low priority: it is started first."""
     root = ["stable-root"]
     return [
-        Job("unit", ["make", "-s", "-C", "tests", "unit"]),
+        Job("unit", ["make", "-s", "-j2", "-C", "tests", "unit"]),
         Job("stable-root", ["tests/static", "root", "stable"]),
         Job("debug-kernel", ["tests/static", "debug-kernel"], root,
             timeout=7200),
