@@ -76,7 +76,9 @@ test_refused()
 	mount /dev/mapper/vm mnt
 	exits 5 'in use: mounted on' qcow2setup revert vm sn1 fresh
 	umount mnt
-	sleep 1000 </dev/mapper/vm &
+	exec 8</dev/mapper/vm
+	sleep 1000 &
+	exec 8<&-
 	exits 5 'in use: process sleep' qcow2setup revert vm sn1 fresh
 	kill $!
 	wait $! || true
