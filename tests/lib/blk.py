@@ -109,9 +109,13 @@ class Dm:
     NOFLUSH = 1 << 11
     DATA_OUT = 1 << 16
 
+    # One for all: a program that makes a thousand devices has no more.
+    control = -1
+
     def __init__(self, name):
         self.name = name
-        self.control = os.open("/dev/mapper/control", os.O_RDWR)
+        if Dm.control < 0:
+            Dm.control = os.open("/dev/mapper/control", os.O_RDWR)
 
     # Python lets other threads run during an ioctl with a buffer of this size.
     SMALL = 1024
