@@ -145,6 +145,30 @@ test_what_cannot_get_longer()
 	qcow2setup close vm
 }
 
+# The kernel refused, and nobody was left who could have loaded the old table.
+test_recovers_from_a_refused_resize()
+{
+	local layer size=$((32 << 20)) uuid
+
+	qemu-img create -q -f qcow2 a.qcow2 $((size + 1024))
+	qemu-io -c "write -c -P 5 $size 1k" a.qcow2 >/dev/null
+	qcow2setup open ./a.qcow2 vm
+	layer=$(dmsetup table vm | cut -d ' ' -f 5-6)
+	uuid=$(dmsetup info -c --noheadings -o uuid vm)
+	jq -n --arg uuid "$uuid" --argjson sectors $(((size + 1024) / 512)) \
+		'{operation: "pivot", name: "vm", $uuid, $sectors}' \
+		>/run/qcow2setup/journal
+	dmsetup load vm --table "0 98304 qcow2 1 $layer - 1 extend"
+	fails dmsetup resume vm
+	matches "$(dmsetup info vm)" SUSPENDED "state"
+	qcow2setup list
+	matches "$(dmsetup info vm)" ACTIVE "state"
+	sizes vm ./a.qcow2 $((size + 1024))
+	reads vm "read -P 5 $size 1k" "write -P 6 0 64k" "read -P 6 0 64k"
+	qcow2setup close vm
+	qemu-img check a.qcow2
+}
+
 test_raw_gets_longer()
 {
 	local loop

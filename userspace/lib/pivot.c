@@ -118,6 +118,7 @@ static struct json_object *begin(const struct device *device,
 	struct json_object *entry;
 
 	entry = journal_entry("pivot", device->name, device->dm.uuid);
+	json_set_number(entry, "sectors", device->sectors);
 	if (pivot->made)
 		new_image_note(entry, pivot->made, &pivot->made_id);
 	return entry;

@@ -9,6 +9,7 @@
  *              snapshot: the same of the old top
  *   phase      snapshot: "prepare", or "swap" just before the resume ioctl
  *   old, new_state          snapshot: state before and after
+ *   sectors    pivot: length of the device before
  *   new        snapshot, create, pivot: the file that was made (newimage.c)
  *   parts      group: the entries of its snapshots
  *   freeze     group: what was frozen (freeze.c)
@@ -405,6 +406,21 @@ static bool is_top_of(const char *name, struct json_object *made)
 	return is;
 }
 
+/*
+ * The kernel binds a new table before its target can refuse to be resumed, and
+ * the old one is gone then: a device that was to get longer is as long as it
+ * was to be, with an image that is not.
+ */
+static int get_shorter(struct json_object *entry, struct device *device)
+{
+	uint64_t sectors = json_number(entry, "sectors");
+
+	if (!sectors || sectors >= device->sectors)
+		return -EIO;
+	device->sectors = sectors;
+	return reload_same(device);
+}
+
 static int recover_pivot(struct json_object *entry)
 {
 	const char *name = json_string(entry, "name");
@@ -415,6 +431,8 @@ static int recover_pivot(struct json_object *entry)
 	if (!device_of(entry).exists || !device_load(name, &device))
 		return 0;
 	r = go_on(&device);
+	if (r < 0)
+		r = get_shorter(entry, &device);
 	device_free(&device);
 	if (!r && made && !is_top_of(name, made))
 		new_image_undo(entry);
