@@ -139,16 +139,31 @@ gone()
 
 test_in_use()
 {
-	local pid
+	local pid before
 
 	chain plain
+	before=$(contents active qcow2)
 	qemu-img create -q -f qcow2 -b sn1 -F qcow2 other
 	qcow2setup open ./other other --read-only
 	exits 5 "in use" qcow2setup commit ./active --top sn2 --base sn1
 	exits 5 "in use" qcow2setup commit ./active --top sn2 --base sn1 --force
 	matches "$(qcow2setup commit ./active --top sn2 --base sn1 2>&1)" \
 		"other" "the device is named" || true
+	# What is written reads the same afterwards, but not for a device that
+	# knows where everything was.
+	exits 5 "sn1.* other" qcow2setup pull ./active --into sn1
+	exits 5 "sn1.* other" qcow2setup pull ./active --into sn1 --force
+	exits 5 "sn1.* other" qcow2setup delete ./active base --up
+	qcow2setup open ./active vm
+	exits 5 "sn1.* other" qcow2setup pull vm --into sn1
+	exits 5 "sn1.* other" qcow2setup flatten vm --into 'vm[3]'
+	qcow2setup close vm
 	qcow2setup close other
+	# Overlays do not mind.
+	qcow2setup pull ./active --into sn1
+	check_images base sn1
+	equal "$(backing sn1)" none "link"
+	equal "$(contents active qcow2)" "$before" "contents"
 	rm other
 	# QEMU has it open.
 	qemu-nbd --fork --persistent -f qcow2 -r -k "$PWD/sock" \

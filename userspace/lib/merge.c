@@ -85,11 +85,12 @@ static bool is_victim(const struct merge *merge, unsigned int index)
 	return index > merge->first || merge->remove;
 }
 
+/* Merged up, the destination reads the same before and after. */
 static int check_users(const struct merge *merge)
 {
 	const struct image **victims = NULL;
 	unsigned int i, count = 0;
-	int r;
+	int r = 0;
 
 	for (i = merge->first; i <= merge->last; i++) {
 		if (!is_victim(merge, i))
@@ -97,8 +98,12 @@ static int check_users(const struct merge *merge)
 		victims = grow_array(victims, count, sizeof(*victims));
 		victims[count++] = layer_of(merge, i);
 	}
-	r = users_check(&merge->live->chain, victims, count, merge->search,
-			merge->nsearch, merge->force);
+	if (merge->up)
+		r = users_check_written(&merge->live->chain,
+					layer_of(merge, merge->first));
+	if (!r)
+		r = users_check(&merge->live->chain, victims, count,
+				merge->search, merge->nsearch, merge->force);
 	free(victims);
 	return r;
 }

@@ -306,6 +306,29 @@ static int judge(const struct check *check)
 	return 0;
 }
 
+static int check_open(struct check *check)
+{
+	unsigned int i;
+	int r = 0;
+
+	dm_each(visit_device, check);
+	for (i = 0; i < check->count && !r; i++)
+		r = check_locks(check, check->victims[i]);
+	return r;
+}
+
+int users_check_written(const struct chain *chain, const struct image *image)
+{
+	struct check check = {
+		.chain = chain,
+		.victims = &image,
+		.count = 1,
+	};
+	int r = check_open(&check);
+
+	return r < 0 ? r : judge(&check);
+}
+
 int users_check(const struct chain *chain, const struct image *const *victims,
 		unsigned int count, const char *const *search_dirs,
 		unsigned int ndirs, bool force)
@@ -316,12 +339,9 @@ int users_check(const struct chain *chain, const struct image *const *victims,
 		.count = count,
 		.force = force,
 	};
-	unsigned int i;
-	int r = 0;
+	int r;
 
-	dm_each(visit_device, &check);
-	for (i = 0; i < count && !r; i++)
-		r = check_locks(&check, victims[i]);
+	r = check_open(&check);
 	if (!r)
 		r = check_overlays(&check, search_dirs, ndirs);
 	free(check.named.ids);

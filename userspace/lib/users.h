@@ -29,4 +29,16 @@ int users_check(const struct chain *chain, const struct image *const *victims,
 		unsigned int count, const char *const *search_dirs,
 		unsigned int ndirs, bool force);
 
+/**
+ * users_check_written() - refuse to write an image under somebody else's eyes
+ * @chain: the chain that is changed
+ * @image: the image, which reads the same before and after
+ *
+ * Overlays do not mind. Devices and programs that have it open would go on with
+ * what they know of its mapping.
+ *
+ * Return: 0; -EBUSY, reported, if there are any; or another error, reported.
+ */
+int users_check_written(const struct chain *chain, const struct image *image);
+
 #endif /* USERS_H */
