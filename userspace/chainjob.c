@@ -4,6 +4,7 @@
  */
 #include "chainjob.h"
 
+#include "finish.h"
 #include "recover.h"
 #include "state.h"
 
@@ -28,7 +29,7 @@ int chain_job(struct arguments *args, const char *operation,
 	r = begin_change(true);
 	if (!r)
 		r = live_open(args->words[0], &args->formats, &live);
-	if (!r)
+	if (!r && !finish_again(&live, args->json))
 		r = run(args, &collapse);
 	live_close(&live);
 	end_change();

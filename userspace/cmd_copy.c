@@ -7,6 +7,7 @@
 
 #include "commands.h"
 #include "duplicate.h"
+#include "finish.h"
 #include "recover.h"
 #include "report.h"
 #include "state.h"
@@ -43,7 +44,7 @@ int cmd_copy(struct arguments *args)
 	r = begin_change(true);
 	if (!r)
 		r = live_open(args->words[0], &args->formats, &live);
-	if (!r)
+	if (!r && !finish_again(&live, args->json))
 		r = copy(args, &live);
 	live_close(&live);
 	end_change();

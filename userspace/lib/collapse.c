@@ -9,6 +9,7 @@
 
 #include "active.h"
 #include "fate.h"
+#include "finish.h"
 #include "jobdev.h"
 #include "merge.h"
 #include "report.h"
@@ -175,6 +176,17 @@ static int run(const struct collapse *collapse, struct merge *merge)
 		commit_active(collapse, merge);
 }
 
+static void note_result(const struct collapse *collapse,
+			struct json_object *plan)
+{
+	struct json_object *result = layers_json(&collapse->live->chain);
+	struct json_object *gone;
+
+	gone = layers_json_take(result, collapse->first + collapse->up,
+				collapse->last - collapse->first);
+	finish_note(result, gone, plan);
+}
+
 /* The result is told before the job is over: who waits for it reads that. */
 static int run_job(const struct collapse *collapse, struct merge *merge,
 		   struct json_object *plan)
@@ -187,6 +199,7 @@ static int run_job(const struct collapse *collapse, struct merge *merge,
 		json_object_put(plan);
 		return r;
 	}
+	note_result(collapse, plan);
 	r = run(collapse, merge);
 	if (!r) {
 		fate_delete(plan);

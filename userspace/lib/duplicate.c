@@ -14,6 +14,7 @@
 #include "attach.h"
 #include "copy.h"
 #include "fate.h"
+#include "finish.h"
 #include "jobdev.h"
 #include "mirror.h"
 #include "newimage.h"
@@ -36,6 +37,7 @@
  * @attached: the copy
  * @to: path of the block device to write to
  * @walk: what there is to copy, if the device does not write
+ * @plan: what becomes of the images
  */
 struct work {
 	const struct duplicate *what;
@@ -45,6 +47,7 @@ struct work {
 	struct attachment attached;
 	char *to;
 	struct walk *walk;
+	struct json_object *plan;
 };
 
 /* How many layers go into the copy */
@@ -341,6 +344,20 @@ static int note_copy(struct work *work)
 	return live_save(live, cut ? work->attached.length : NO_LENGTH);
 }
 
+static void note_result(const struct work *work)
+{
+	const struct chain *old = &work->what->live->chain;
+	unsigned int below = old->count - depth(work->what);
+	struct chain new = { .count = below + 1 };
+
+	new.layers = grow_array(NULL, below, sizeof(*new.layers));
+	new.layers[0] = work->image;
+	memcpy(new.layers + 1, old->layers + depth(work->what),
+	       below * sizeof(*new.layers));
+	finish_note(layers_json(&new), json_object_new_array(), work->plan);
+	free(new.layers);
+}
+
 static int replace(struct work *work, struct mirror *mirror)
 {
 	struct live *live = work->what->live;
@@ -350,6 +367,7 @@ static int replace(struct work *work, struct mirror *mirror)
 	int r;
 
 	job_finishing();
+	note_result(work);
 	if (is_file(work)) {
 		mirror->made = work->path;
 		mirror->made_id = work->image.id;
@@ -442,6 +460,7 @@ static int run_job(struct work *work, struct json_object *plan)
 {
 	int r;
 
+	work->plan = plan;
 	r = job_begin(work->what->live->subject, "copy", &work->what->job);
 	if (r < 0) {
 		json_object_put(plan);

@@ -124,7 +124,20 @@ void fate_plan(struct json_object *plan, bool json)
 	json_object_put(plan);
 }
 
-static void delete_file(const char *path)
+bool fate_is(struct json_object *plan, enum fate fate, const char *path)
+{
+	struct json_object *list = list_of(plan, fate), *image;
+	size_t i;
+
+	for (i = 0; i < json_object_array_length(list); i++) {
+		image = json_object_array_get_idx(list, i);
+		if (!strcmp(json_object_get_string(image), path))
+			return true;
+	}
+	return false;
+}
+
+void fate_delete_file(const char *path)
 {
 	char *file = realpath(path, NULL);
 	struct stat st;
@@ -142,8 +155,8 @@ void fate_delete(struct json_object *plan)
 	size_t i;
 
 	for (i = 0; i < json_object_array_length(list); i++)
-		delete_file(json_object_get_string(json_object_array_get_idx(list,
-									     i)));
+		fate_delete_file(json_object_get_string(json_object_array_get_idx(list,
+										  i)));
 }
 
 void fate_tell(struct json_object *plan, bool json)

@@ -37,6 +37,12 @@ void fate_link(struct json_object *plan, const char *path, const char *link);
 /** fate_plan() - print all of it, before; puts it */
 void fate_plan(struct json_object *plan, bool json);
 
+/** fate_is() - does the plan say that of an image? */
+bool fate_is(struct json_object *plan, enum fate fate, const char *path);
+
+/** fate_delete_file() - delete an image; what stands in the way is warned of */
+void fate_delete_file(const char *path);
+
 /** fate_delete() - delete the files that are to go */
 void fate_delete(struct json_object *plan);
 

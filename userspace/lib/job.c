@@ -160,7 +160,7 @@ static char *name_of(const char *subject)
 }
 
 /* The command line of this process, its words with blanks between them */
-static char *command_line(void)
+char *job_command_line(void)
 {
 	char buf[4096];
 	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
@@ -186,7 +186,7 @@ static int write_record(void)
 
 static int make_record(const char *subject, const char *operation)
 {
-	char *command = command_line();
+	char *command = job_command_line();
 
 	job.record = json_object_new_object();
 	json_set_string(job.record, "name", job.name);
@@ -199,6 +199,12 @@ static int make_record(const char *subject, const char *operation)
 	json_set_bool(job.record, "kept", job.detached);
 	free(command);
 	return write_record();
+}
+
+void job_note(const char *key, struct json_object *value)
+{
+	json_object_object_add(job.record, key, value);
+	write_record();
 }
 
 static void drop_job(void)

@@ -73,6 +73,16 @@ int job_begin(const char *subject, const char *operation,
 	      const struct job_options *options);
 
 /**
+ * job_note() - add something to the record of the running job
+ * @key: what
+ * @value: is taken over
+ */
+void job_note(const char *key, struct json_object *value);
+
+/** job_command_line() - the words of this process, as records have them; free() it */
+char *job_command_line(void);
+
+/**
  * job_progress() - say how far it is
  * @done: bytes copied
  * @total: bytes to copy; it may turn out to be more or less as the job goes on

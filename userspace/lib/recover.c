@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "attach.h"
+#include "finish.h"
 #include "freeze.h"
 #include "jobdev.h"
 #include "newimage.h"
@@ -38,25 +39,6 @@
 /* How long a command that only looks waits for one that changes something */
 #define LOOK_TRIES	100
 #define LOOK_MSEC	50
-
-struct json_object *layers_json(const struct chain *chain)
-{
-	struct json_object *layers = json_object_new_array(), *layer;
-	const struct image *image;
-	unsigned int i;
-
-	for (i = 0; i < chain->count; i++) {
-		image = &chain->layers[i];
-		layer = json_object_new_object();
-		json_set_string(layer, "path", image->path);
-		json_set_string(layer, "format", format_name(image->format));
-		json_set_bool(layer, "block", image->id.block);
-		json_set_number(layer, "dev", image->id.dev);
-		json_set_number(layer, "ino", image->id.ino);
-		json_object_array_add(layers, layer);
-	}
-	return layers;
-}
 
 struct json_object *state_json(const char *name, const char *uuid,
 			       struct json_object *layers, uint64_t length)
@@ -99,17 +81,6 @@ static struct json_object *top_of(struct json_object *state)
 	return json_object_array_get_idx(layers, 0);
 }
 
-static struct image_id layer_id(struct json_object *layer)
-{
-	struct image_id id = {
-		.block = json_object_get_boolean(member(layer, "block")),
-		.dev = json_number(layer, "dev"),
-		.ino = json_number(layer, "ino"),
-	};
-
-	return id;
-}
-
 void trim_top_of(struct json_object *state)
 {
 	struct json_object *top = top_of(state);
@@ -120,7 +91,7 @@ void trim_top_of(struct json_object *state)
 	if (!path || !member(state, "length") ||
 	    format_of_name(json_string(top, "format")) != FORMAT_QCOW2)
 		return;
-	id = layer_id(top);
+	id = layer_json_id(top);
 	trim_prepare(path, &id, json_number(state, "length"), &trim);
 	trim_finish(&trim, true);
 }
@@ -295,7 +266,7 @@ static int recover_snapshot_of(struct json_object *entry,
 			       const struct device *device)
 {
 	struct json_object *overlay = top_of(member(entry, "new_state"));
-	struct image_id id = layer_id(overlay);
+	struct image_id id = layer_json_id(overlay);
 	int r;
 
 	if (!image_id_equal(&device->layers[0].id, &id)) {
@@ -335,7 +306,7 @@ static int recover_snapshot(struct json_object *entry)
 static bool is_on_new(struct json_object *part)
 {
 	struct json_object *overlay = top_of(member(part, "new_state"));
-	struct image_id id = layer_id(overlay);
+	struct image_id id = layer_json_id(overlay);
 	struct device device;
 	bool new;
 
@@ -395,7 +366,7 @@ static int go_on(const struct device *device)
 
 static bool is_top_of(const char *name, struct json_object *made)
 {
-	struct image_id id = layer_id(made);
+	struct image_id id = layer_json_id(made);
 	struct device device;
 	bool is;
 
@@ -488,6 +459,7 @@ int recover(void)
 	jobdev_clean(NULL);
 	attach_prune();
 	device_state_prune(same_device);
+	finish_dead();
 	return 0;
 }
 

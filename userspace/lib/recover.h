@@ -15,12 +15,7 @@
 
 #include "chain.h"
 #include "device.h"
-
-/**
- * layers_json() - layers of a chain, as the journal and the state have them
- * @chain: the layers
- */
-struct json_object *layers_json(const struct chain *chain);
+#include "layerlist.h"
 
 /**
  * state_json() - state of a device

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What is left to do of jobs that died.
+ */
+#include "finish.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "fate.h"
+#include "job.h"
+#include "layerlist.h"
+#include "live.h"
+#include "look.h"
+#include "report.h"
+#include "state.h"
+#include "users.h"
+
+static struct json_object *member(struct json_object *object, const char *key)
+{
+	struct json_object *value = NULL;
+
+	json_object_object_get_ex(object, key, &value);
+	return value;
+}
+
+void finish_note(struct json_object *result, struct json_object *gone,
+		 struct json_object *plan)
+{
+	job_note("result", result);
+	job_note("gone", gone);
+	job_note("plan", json_object_get(plan));
+}
+
+static bool is_dead(const struct job_record *record)
+{
+	return !record->alive && !strcmp(record->state, "running") &&
+		member(record->json, "plan");
+}
+
+/* Is the chain what the job was to make of it? */
+static bool is_result(const struct job_record *record,
+		      const struct chain *chain)
+{
+	struct json_object *layers = member(record->json, "result");
+	struct image_id id;
+	unsigned int i;
+
+	if (!json_object_is_type(layers, json_type_array) ||
+	    chain->count != json_object_array_length(layers))
+		return false;
+	for (i = 0; i < chain->count; i++) {
+		id = layer_json_id(json_object_array_get_idx(layers, i));
+		if (!image_id_equal(&id, &chain->layers[i].id))
+			return false;
+	}
+	return true;
+}
+
+/* Is the image at that path still the one that the job began with? */
+static bool is_same_file(struct json_object *layer, const char *path)
+{
+	struct image_id id = layer_json_id(layer), now;
+
+	return image_id_of_path(path, &now) && image_id_equal(&id, &now);
+}
+
+static void delete_unused(const struct chain *chain, struct json_object *layer)
+{
+	const char *path = json_string(layer, "path");
+	const struct image *victim;
+	struct image image;
+	int r;
+
+	if (!path || !is_same_file(layer, path))
+		return;
+	r = image_open(path, format_of_name(json_string(layer, "format")),
+		       &image);
+	victim = &image;
+	if (!r)
+		r = users_check(chain, &victim, 1, NULL, 0, false);
+	image_close(&image);
+	if (!r)
+		fate_delete_file(path);
+	else
+		report_warn("%s, which was to be deleted, is kept.", path);
+}
+
+/* The plan names files as the layers do. */
+static bool is_to_go(const struct job_record *record, struct json_object *layer)
+{
+	const char *path = json_string(layer, "path");
+
+	return path && fate_is(member(record->json, "plan"), FATE_DELETED, path);
+}
+
+/* The highest one first, since it stands on the next. */
+static void delete_gone(const struct job_record *record,
+			const struct chain *chain)
+{
+	struct json_object *gone = member(record->json, "gone"), *layer;
+	size_t i;
+
+	for (i = 0; i < json_object_array_length(gone); i++) {
+		layer = json_object_array_get_idx(gone, i);
+		if (is_to_go(record, layer))
+			delete_unused(chain, layer);
+	}
+}
+
+static bool visit_dead(const struct job_record *record, void *data)
+{
+	struct chain chain = { 0 };
+	bool muted = report_muted();
+	int r;
+
+	(void)data;
+	if (!is_dead(record) || member(record->json, "finished"))
+		return false;
+	/* Closed since, or moved: then it is none of our business. */
+	report_mute(true);
+	r = look_open(record->subject, NULL, true, &chain);
+	report_mute(muted);
+	if (!r && is_result(record, &chain)) {
+		delete_gone(record, &chain);
+		json_set_bool(record->json, "finished", true);
+		job_state_save(record->name, record->json);
+	}
+	chain_close(&chain);
+	return false;
+}
+
+void finish_dead(void)
+{
+	job_each(visit_dead, NULL);
+}
+
+bool finish_again(const struct live *live, bool json)
+{
+	struct job_record record;
+	char *command;
+	bool again;
+
+	if (!job_load(live->subject, &record))
+		return false;
+	command = job_command_line();
+	again = is_dead(&record) && !strcmp(record.command, command) &&
+		is_result(&record, &live->chain);
+	free(command);
+	if (again) {
+		fate_tell(json_object_get(member(record.json, "plan")), json);
+		job_forget(&record);
+	}
+	job_free(&record);
+	return again;
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Layers of a chain, noted.
+ */
+#include "layerlist.h"
+
+#include "report.h"
+
+struct json_object *layers_json(const struct chain *chain)
+{
+	struct json_object *layers = json_object_new_array(), *layer;
+	const struct image *image;
+	unsigned int i;
+
+	for (i = 0; i < chain->count; i++) {
+		image = &chain->layers[i];
+		layer = json_object_new_object();
+		json_set_string(layer, "path", image->path);
+		json_set_string(layer, "format", format_name(image->format));
+		json_set_bool(layer, "block", image->id.block);
+		json_set_number(layer, "dev", image->id.dev);
+		json_set_number(layer, "ino", image->id.ino);
+		json_object_array_add(layers, layer);
+	}
+	return layers;
+}
+
+struct json_object *layers_json_take(struct json_object *layers, size_t first,
+				     size_t count)
+{
+	struct json_object *taken = json_object_new_array(), *layer;
+	size_t i;
+
+	for (i = first; i < first + count; i++) {
+		layer = json_object_array_get_idx(layers, i);
+		json_object_array_add(taken, json_object_get(layer));
+	}
+	json_object_array_del_idx(layers, first, count);
+	return taken;
+}
+
+struct image_id layer_json_id(struct json_object *layer)
+{
+	struct json_object *block = NULL;
+	struct image_id id = { 0 };
+
+	json_object_object_get_ex(layer, "block", &block);
+	id.block = json_object_get_boolean(block);
+	id.dev = json_number(layer, "dev");
+	id.ino = json_number(layer, "ino");
+	return id;
+}
