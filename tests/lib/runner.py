@@ -309,14 +309,17 @@ def minutes(long, few):
 
 
 def jobs_of_check(long):
-    """In the order in which they start. The debug kernel takes longest, at a
-    low priority: it is started first."""
+    """In the order in which they start, once what they wait for is done. The
+    debug kernel takes longest, at a low priority: it is started first, and what
+    runs on it comes next, so that it is not left over for the end."""
     root = ["stable-root"]
     return [
         Job("unit", ["make", "-s", "-j2", "-C", "tests", "unit"]),
         Job("stable-root", ["tests/static", "root", "stable"]),
         Job("debug-kernel", ["tests/static", "debug-kernel"], root,
             timeout=7200),
+        Job("debug", vm("--debug") + debug(long), ["debug-kernel"], True,
+            minutes(long, 45)),
         Job("static", ["tests/static", "all"], root),
         Job("target", vm() + target(long), root, True, minutes(long, 45)),
         Job("setup", vm() + setup(long), root, True, minutes(long, 45)),
@@ -338,8 +341,6 @@ def jobs_of_check(long):
         Job("oldstable", vm("--suite", "oldstable") + matrix(long), root, True,
             minutes(long, 45)),
         Job("testing", vm("--suite", "testing") + matrix(long), root, True,
-            minutes(long, 45)),
-        Job("debug", vm("--debug") + debug(long), ["debug-kernel"], True,
             minutes(long, 45)),
     ] + (only_long(root) if long else [])
 
