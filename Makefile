@@ -28,7 +28,8 @@ install: all
 	$(MAKE) -C $(KDIR) M=$(CURDIR) \
 		$(if $(DESTDIR),INSTALL_MOD_PATH=$(abspath $(DESTDIR))) \
 		modules_install
-	$(MAKE) -C userspace install
+	$(MAKE) -C userspace install \
+		$(if $(DESTDIR),DESTDIR=$(abspath $(DESTDIR)))
 
 clean:
 	@if test -n "$(KDIR)"; then $(MAKE) -C $(KDIR) M=$(CURDIR) clean; fi
