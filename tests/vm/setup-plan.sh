@@ -72,6 +72,9 @@ test_dry_run()
 {
 	chain mixed
 	all_plans ./active
+	plans rebase ./active -u -b base -F qcow2
+	equal "$(names written)" "active" "rebase -u"
+	equal "$(jq -r '.relinked."backing-file"' plan.json)" base "link"
 	qcow2setup open ./active vm
 	all_plans vm
 	plans commit vm

@@ -416,13 +416,14 @@ static int run(struct work *work)
 	return r;
 }
 
-static struct json_object *describe(const struct work *work)
+/* What is done to the image at @path in any case */
+static struct json_object *describe(const struct rebase *rebase,
+				    const char *path)
 {
-	const struct image *top = &work->what->live->chain.layers[0];
 	struct json_object *plan = fate_new("rebase");
 
-	fate_add(plan, FATE_WRITTEN, top->path);
-	fate_link(plan, top->path, *work->what->link ? work->what->link : NULL);
+	fate_add(plan, FATE_WRITTEN, path);
+	fate_link(plan, path, name_of(rebase));
 	return plan;
 }
 
@@ -444,6 +445,7 @@ static int run_job(struct work *work, struct json_object *plan)
 int rebase_run(const struct rebase *rebase)
 {
 	struct work work = { .what = rebase };
+	struct json_object *plan;
 	int r;
 
 	r = check_words(rebase);
@@ -454,10 +456,13 @@ int rebase_run(const struct rebase *rebase)
 	if (!r)
 		r = relink_check(&rebase->live->chain.layers[0],
 				 name_of(rebase), format_of(rebase));
-	if (!r && rebase->dry_run)
-		fate_plan(describe(&work), rebase->json);
-	else if (!r)
-		r = run_job(&work, describe(&work));
+	if (!r) {
+		plan = describe(rebase, rebase->live->chain.layers[0].path);
+		if (rebase->dry_run)
+			fate_plan(plan, rebase->json);
+		else
+			r = run_job(&work, plan);
+	}
 	walk_close(work.walk);
 	chain_close(&work.fresh);
 	return r;
@@ -477,6 +482,23 @@ static int check_link(const struct rebase *rebase, struct image *image,
 	return r;
 }
 
+static int link_image(const struct rebase *rebase, const struct image *image)
+{
+	struct json_object *plan = describe(rebase, image->path);
+	int r;
+
+	if (rebase->dry_run) {
+		fate_plan(plan, rebase->json);
+		return 0;
+	}
+	r = relink_image(image, name_of(rebase), format_of(rebase));
+	if (!r)
+		fate_tell(plan, rebase->json);
+	else
+		json_object_put(plan);
+	return r;
+}
+
 int rebase_link(const struct rebase *rebase, const char *path)
 {
 	struct image image = { .fd = -1 };
@@ -490,8 +512,8 @@ int rebase_link(const struct rebase *rebase, const char *path)
 				rebase->nsearch, rebase->force);
 	if (!r)
 		r = relink_check(&image, name_of(rebase), format_of(rebase));
-	if (!r && !rebase->dry_run)
-		r = relink_image(&image, name_of(rebase), format_of(rebase));
+	if (!r)
+		r = link_image(rebase, &image);
 	image_close(&image);
 	return r;
 }
