@@ -32,6 +32,12 @@ static int check(const struct arguments *args)
 	if (args->unsafe && !is_path(args->words[0]))
 		return report_fail(EBUSY,
 				   "-u is not for an open device: its contents would change.");
+	if (!args->unsafe && (args->force || args->nsearch))
+		return report_fail(EINVAL,
+				   "--force and --search are for -u: without, the contents stay, and no overlay is harmed.");
+	if (args->unsafe && (args->job.detach || args->job.bandwidth))
+		return report_fail(EINVAL,
+				   "--detach and --bandwidth are not for -u: nothing is copied.");
 	return 0;
 }
 

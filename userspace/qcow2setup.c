@@ -52,8 +52,9 @@ enum option_id {
 	OPT_CLEAN,
 	OPT_REPAIR,
 	OPT_SHRINK,
-	/* No option: stands for chain_options */
+	/* No options: stand for chain_options and user_options */
 	OPT_CHAIN,
+	OPT_USERS,
 };
 
 static const struct option options[] = {
@@ -113,13 +114,17 @@ struct command {
 
 /* What all commands take that merge or copy images */
 static const int chain_options[] = {
-	OPT_FORMAT, OPT_FORCE, OPT_SEARCH, OPT_DRY_RUN, OPT_BANDWIDTH,
-	OPT_DETACH,
+	OPT_FORMAT, OPT_DRY_RUN, OPT_BANDWIDTH, OPT_DETACH,
 };
 
+/* What those of them take that may harm other users of the images */
+static const int user_options[] = { OPT_FORCE, OPT_SEARCH };
+
 static const char chain_usage[] =
-	"\n             [--force] [--search DIR] [--dry-run] [--bandwidth BYTES]\n"
-	"             [--detach] [--backing-format IMAGE=FORMAT]";
+	"\n             [--dry-run] [--bandwidth BYTES] [--detach]\n"
+	"             [--backing-format IMAGE=FORMAT]";
+
+static const char user_usage[] = " [--force] [--search DIR]";
 
 static const struct command commands[] = {
 	{ "open", cmd_open, 2, 2,
@@ -160,18 +165,19 @@ static const struct command commands[] = {
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on in OVERLAY from what a lower image shows" },
 	{ "commit", cmd_commit, 1, 1,
-	  { OPT_TOP, OPT_BASE, OPT_DELETE, OPT_CHAIN },
+	  { OPT_TOP, OPT_BASE, OPT_DELETE, OPT_CHAIN, OPT_USERS },
 	  "NAME|IMAGE [--top IMAGE] [--base IMAGE] [--delete]",
 	  "merge the images from --top down into --base" },
 	{ "pull", cmd_pull, 1, 1,
-	  { OPT_BASE, OPT_INTO, OPT_DELETE, OPT_CHAIN },
+	  { OPT_BASE, OPT_INTO, OPT_DELETE, OPT_CHAIN, OPT_USERS },
 	  "NAME|IMAGE [--base IMAGE] [--into IMAGE] [--delete]",
 	  "merge what is below --into and above --base up into --into" },
-	{ "flatten", cmd_flatten, 1, 1, { OPT_INTO, OPT_DELETE, OPT_CHAIN },
+	{ "flatten", cmd_flatten, 1, 1,
+	  { OPT_INTO, OPT_DELETE, OPT_CHAIN, OPT_USERS },
 	  "NAME|IMAGE [--into IMAGE] [--delete]",
 	  "merge all that is below up into an image" },
 	{ "delete", cmd_delete, 2, 2,
-	  { OPT_UP, OPT_DOWN, OPT_KEEP, OPT_CHAIN },
+	  { OPT_UP, OPT_DOWN, OPT_KEEP, OPT_CHAIN, OPT_USERS },
 	  "NAME|IMAGE SNAPSHOT-IMAGE [--up|--down] [--keep]",
 	  "take an image out of a chain, and delete it" },
 	{ "copy", cmd_copy, 2, 2,
@@ -179,7 +185,7 @@ static const struct command commands[] = {
 	  "NAME|IMAGE DEST [--format FORMAT] [--shallow] [--pivot|--finish]",
 	  "copy a chain to DEST; with --pivot the device goes on there" },
 	{ "rebase", cmd_rebase, 1, 1,
-	  { OPT_BACKING, OPT_BACKING_FMT, OPT_UNSAFE, OPT_CHAIN },
+	  { OPT_BACKING, OPT_BACKING_FMT, OPT_UNSAFE, OPT_CHAIN, OPT_USERS },
 	  "NAME|IMAGE -b BACKING -F FORMAT [-u]",
 	  "change the backing file, and keep the contents (with -u do not)" },
 	{ "jobs", cmd_jobs, 0, 0, { OPT_CLEAN }, "[--clean]",
@@ -217,9 +223,10 @@ static void print_help(void)
 	     "\n"
 	     "Makes block devices of qcow2 images.\n");
 	for (i = 0; i < COMMAND_COUNT; i++)
-		printf("  %s %s%s\n        %s\n", commands[i].name,
-		       commands[i].usage, lists(&commands[i], OPT_CHAIN) ?
-		       chain_usage : "",
+		printf("  %s %s%s%s\n        %s\n", commands[i].name,
+		       commands[i].usage,
+		       lists(&commands[i], OPT_CHAIN) ? chain_usage : "",
+		       lists(&commands[i], OPT_USERS) ? user_usage : "",
 		       commands[i].what);
 	puts("\n"
 	     "  --json      print JSON\n"
@@ -228,8 +235,8 @@ static void print_help(void)
 	     "\n"
 	     "A word with a slash is a path, one without is the name of a device.\n"
 	     "Exit codes: 0 success, 1 wrong parameters, 2 no permission, 3 out of memory,\n"
-	     "4 wrong device or image, 5 device exists or is busy; check has those of\n"
-	     "qemu-img. See qcow2setup(8).");
+	     "4 wrong device or image or a job was cancelled, 5 device exists or is busy;\n"
+	     "check has those of qemu-img. See qcow2setup(8).");
 }
 
 static const struct command *find_command(const char *name)
@@ -248,7 +255,23 @@ static bool takes(const struct command *command, int option)
 	return option == OPT_JSON || lists(command, option) ||
 		(lists(command, OPT_CHAIN) &&
 		 is_among(chain_options, sizeof(chain_options) / sizeof(int),
+			  option)) ||
+		(lists(command, OPT_USERS) &&
+		 is_among(user_options, sizeof(user_options) / sizeof(int),
 			  option));
+}
+
+/* An option that a command does not take. Those without a name are letters. */
+static int refuse_option(const struct command *command, int option)
+{
+	char letter[2] = { option };
+	const struct option *known;
+
+	for (known = options; known->name && known->val != option; known++)
+		;
+	return report_fail(EINVAL, "%s%s is not an option of %s.",
+			   known->name ? "--" : "-",
+			   known->name ? known->name : letter, command->name);
 }
 
 static bool *chain_flag(struct arguments *args, int option)
@@ -436,9 +459,7 @@ static int parse(int argc, char **argv, struct arguments *args,
 		args->words[i] = argv[optind + 1 + i];
 	for (i = 0; i < count; i++) {
 		if (!takes(*command, seen[i])) {
-			report_fail(EINVAL, "An option is not for %s: %s %s",
-				    (*command)->name, (*command)->name,
-				    (*command)->usage);
+			refuse_option(*command, seen[i]);
 			return usage_error();
 		}
 	}

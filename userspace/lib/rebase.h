@@ -14,10 +14,11 @@
  * @link: the new backing link as it is to stand in the image; "" for none
  * @format: of the image it leads to, by name; may be NULL for none
  * @formats: formats that the images of the new chain do not record
- * @force: other users do not matter, if they have the images not open
+ * @force: other users do not matter, if they have the images not open; for
+ *	rebase_link() alone
  * @json: print JSON
  * @dry_run: print the plan, and change nothing
- * @search: directories to look for other users in
+ * @search: directories to look for other users in; for rebase_link() alone
  * @nsearch: number of @search
  * @job: what the command line says of the job
  */

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Command lines that are wrong: what is wrong with them is said."""
+
+import host  # before the modules of lib/
+import ktap
+
+
+def refused(what, *args):
+    out, code = host.run(host.COMMAND, *args)
+    ktap.equal(code, 1, f"exit code: {out}")
+    ktap.check(what in out, f"no '{what}' in: {out}")
+
+
+@ktap.test
+def options_of_other_commands_are_named():
+    for command, options in {
+            "close x": ("--delete", "--dry-run", "--read-only", "-u"),
+            "list": ("--backing-chain", "--shrink", "--existing"),
+            "copy ./x y": ("--force", "--repair", "--keep"),
+            "wait x": ("--detach", "--clean", "--partitions")}.items():
+        words = command.split()
+        for option in options:
+            refused(f"{option} is not an option of {words[0]}.", *words,
+                    option)
+    refused("--search is not an option of copy.", "copy", "./x", "y",
+            "--search", "/")
+    refused("-b is not an option of open.", "-b", "y", "open", "./x", "y")
+
+
+@ktap.test
+def rebase_takes_options_where_they_matter():
+    rebase = ("rebase", "./x", "-b", "y", "-F", "qcow2")
+    refused("are for -u", *rebase, "--force")
+    refused("are for -u", *rebase, "--search", "/")
+    refused("not for -u", *rebase, "-u", "--detach")
+    refused("not for -u", *rebase, "-u", "--bandwidth", "1M")
+
+
+host.main()
