@@ -37,6 +37,19 @@ names()
 	jq -r ".$1[]" plan.json | sed 's,.*/,,' | sort | xargs
 }
 
+# bytes data|zero: how much the plan says
+bytes()
+{
+	jq ".\"$1-bytes\"" plan.json
+}
+
+# mapped IMAGE [DEPTH]: bytes of data in a chain, or in its image so deep
+mapped()
+{
+	qemu-img map -U --output=json "$1" | jq "[.[] | select(.data and
+		(.depth == ${2-.depth})) | .length] | add"
+}
+
 all_plans()
 {
 	local before
@@ -63,8 +76,14 @@ all_plans()
 	equal "$(names deleted) $(names written)" "sn2 sn1" "delete --down"
 	plans rebase "$chain" -b base -F qcow2
 	equal "$(names written)" "active" "rebase"
+	equal "$(names read)" "sn1 sn2 sn3" "read by rebase"
+	[ "$(bytes data)" -gt 0 ]
 	plans copy "$chain" new
 	equal "$(names written)" "new" "copy"
+	equal "$(bytes data)" "$(mapped active)" "copied"
+	equal "$(bytes zero)" 0 "zeroes"
+	plans copy "$chain" new --shallow
+	equal "$(bytes data)" "$(mapped active 0)" "copied"
 	fails test -e new
 }
 

@@ -216,17 +216,30 @@ static int create_device(struct work *work)
 }
 
 /* On a block device there can be anything, and zeroes are not copied. */
+static bool is_cleared(const struct work *work)
+{
+	return work->what->format == FORMAT_RAW && !is_file(work);
+}
+
 static int clear_device(const struct work *work)
 {
 	int r, locked;
 
-	if (work->what->format != FORMAT_RAW || is_file(work))
+	if (!is_cleared(work))
 		return 0;
 	state_unlock();
 	r = copy_zero(work->to, 0, round_up(work->what->live->chain.layers[0].size,
 					    512));
 	locked = begin_change(true);
 	return r < 0 ? r : locked;
+}
+
+static int open_walk(struct work *work)
+{
+	const struct duplicate *what = work->what;
+
+	return walk_owned(what->live->chain.layers, depth(what), what->shallow,
+			  &work->walk);
 }
 
 /* Nobody writes meanwhile. */
@@ -242,8 +255,7 @@ static int copy_still(struct work *work)
 	uint64_t data, zeroes;
 	int r, locked;
 
-	r = walk_owned(work->what->live->chain.layers, depth(work->what),
-		       work->what->shallow, &work->walk);
+	r = open_walk(work);
 	if (!r)
 		r = walk_total(work->walk, &data, &zeroes);
 	if (!r) {
@@ -456,6 +468,52 @@ static struct json_object *describe(const struct work *work)
 	return plan;
 }
 
+/* What the kernel has in memory is not in the active image yet. */
+static int flush_active(const struct work *work)
+{
+	struct live *live = work->what->live;
+	char *path;
+	int r;
+
+	if (!live->writes)
+		return 0;
+	path = path_of_device(live->device.dm.device);
+	r = copy_flush(path);
+	free(path);
+	return r < 0 ? r : live_reread(live, 0);
+}
+
+static int describe_bytes(struct work *work, struct json_object *plan)
+{
+	uint64_t data, zeroes;
+	int r;
+
+	r = flush_active(work);
+	if (!r)
+		r = open_walk(work);
+	if (!r)
+		r = walk_total(work->walk, &data, &zeroes);
+	if (r < 0)
+		return r;
+	if (is_cleared(work))
+		zeroes = work->what->live->chain.layers[0].size;
+	json_set_number(plan, "data-bytes", data);
+	json_set_number(plan, "zero-bytes", zeroes);
+	return 0;
+}
+
+static int tell_plan(struct work *work)
+{
+	struct json_object *plan = describe(work);
+	int r = describe_bytes(work, plan);
+
+	if (!r)
+		fate_plan(plan, work->what->json);
+	else
+		json_object_put(plan);
+	return r;
+}
+
 static int run_job(struct work *work, struct json_object *plan)
 {
 	int r;
@@ -480,20 +538,15 @@ int duplicate_run(const struct duplicate *duplicate)
 		.what = duplicate,
 		.attached = attach_empty(),
 	};
-	struct json_object *plan;
 	int r;
 
 	work.image.fd = -1;
 	r = check(duplicate);
 	if (!r)
 		r = find_place(&work);
-	if (!r) {
-		plan = describe(&work);
-		if (duplicate->dry_run)
-			fate_plan(plan, duplicate->json);
-		else
-			r = run_job(&work, plan);
-	}
+	if (!r)
+		r = duplicate->dry_run ? tell_plan(&work) :
+			run_job(&work, describe(&work));
 	image_close(&work.image);
 	walk_close(work.walk);
 	free(work.path);

@@ -442,10 +442,56 @@ static int run_job(struct work *work, struct json_object *plan)
 	return r;
 }
 
+/* Whatever could differ is compared: so much may have to be copied. */
+static int describe_bytes(struct work *work, struct json_object *plan)
+{
+	uint64_t data, zeroes;
+	int r;
+
+	r = open_walk(work);
+	if (!r)
+		r = walk_total(work->walk, &data, &zeroes);
+	if (r < 0)
+		return r;
+	json_set_number(plan, "data-bytes", data);
+	json_set_number(plan, "zero-bytes", zeroes);
+	return 0;
+}
+
+/* The layers that only one of the chains has are read. */
+static void describe_chains(const struct work *work, struct json_object *plan)
+{
+	const struct chain *old = &work->what->live->chain;
+	const struct chain *fresh = &work->fresh;
+	unsigned int common = common_layers(old, fresh), i;
+
+	for (i = 1; i < old->count - common; i++)
+		fate_add(plan, FATE_READ, old->layers[i].path);
+	for (i = 0; i < fresh->count - common; i++)
+		fate_add(plan, FATE_READ, fresh->layers[i].path);
+}
+
+static int run_or_tell(struct work *work)
+{
+	const struct rebase *what = work->what;
+	struct json_object *plan;
+	int r;
+
+	plan = describe(what, what->live->chain.layers[0].path);
+	describe_chains(work, plan);
+	if (!what->dry_run)
+		return run_job(work, plan);
+	r = describe_bytes(work, plan);
+	if (!r)
+		fate_plan(plan, what->json);
+	else
+		json_object_put(plan);
+	return r;
+}
+
 int rebase_run(const struct rebase *rebase)
 {
 	struct work work = { .what = rebase };
-	struct json_object *plan;
 	int r;
 
 	r = check_words(rebase);
@@ -456,13 +502,8 @@ int rebase_run(const struct rebase *rebase)
 	if (!r)
 		r = relink_check(&rebase->live->chain.layers[0],
 				 name_of(rebase), format_of(rebase));
-	if (!r) {
-		plan = describe(rebase, rebase->live->chain.layers[0].path);
-		if (rebase->dry_run)
-			fate_plan(plan, rebase->json);
-		else
-			r = run_job(&work, plan);
-	}
+	if (!r)
+		r = run_or_tell(&work);
 	walk_close(work.walk);
 	chain_close(&work.fresh);
 	return r;
