@@ -134,6 +134,56 @@ test_existing_overlay()
 	nothing_left
 }
 
+# preallocated IMAGE: an overlay whose clusters are there, and are not read yet
+preallocated()
+{
+	qemu-img create -q -f qcow2 -u -b "$PWD/top.qcow2" -F qcow2 \
+		-o extended_l2=on,cluster_size=128k,preallocation=metadata \
+		"$1" 64M
+}
+
+# goes_on IMAGE: a snapshot into it, which must be written without new clusters
+goes_on()
+{
+	local used
+
+	used=$(image_end "$1")
+	qcow2setup snapshot vm "$1" --existing
+	qemu-io -f raw -c 'read -P 1 0 1M' -c 'write -P 2 5000 100000' \
+		-c 'read -P 1 0 5000' -c 'read -P 2 5000 100000' \
+		-c 'read -P 1 105000 943576' /dev/mapper/vm >out
+	fails grep failed out
+	qcow2setup close vm
+	equal "$(image_end "$1")" "$used" "end of the last cluster"
+	qemu-img check "$1"
+	qcow2setup open ./top.qcow2 vm --read-only
+	qemu-io -r -f raw -c 'read -P 1 0 1M' /dev/mapper/vm >out
+	fails grep failed out
+	qcow2setup close vm
+	# It has data now.
+	exits 4 'not empty' qcow2setup snapshot ./top.qcow2 "$1" --existing
+}
+
+# image_end IMAGE: where its last cluster ends
+image_end()
+{
+	qemu-img check --output=json "$1" | jq '."image-end-offset"'
+}
+
+test_preallocated_overlay()
+{
+	pair
+	qemu-io -f raw -c 'write -P 1 0 1M' /dev/mapper/vm >/dev/null
+	preallocated file.qcow2
+	goes_on ./file.qcow2
+	modprobe brd rd_nr=1 rd_size=131072
+	qcow2setup open ./top.qcow2 vm
+	preallocated /dev/ram0
+	goes_on /dev/ram0
+	nothing_left
+	rmmod brd
+}
+
 test_refused()
 {
 	pair

@@ -503,16 +503,31 @@ int image_is_preallocated(const struct image *image)
 	return r < 0 ? r : count >= limit;
 }
 
+/*
+ * With extended L2 tables a host cluster may be there, as preallocation leaves it,
+ * of which no subcluster is used: the images below are read.
+ */
+static bool entry_is_empty(const struct qcow2_header *h, const void *table,
+			   uint32_t index)
+{
+	if (h->l2_entry_bytes == 8)
+		return !be64_at(table, index);
+	return !(be64_at(table, 2 * index) &
+		 ~(QCOW2_OFLAG_COPIED | QCOW2_OFFSET_MASK)) &&
+		!be64_at(table, 2 * index + 1);
+}
+
 static int l2_is_empty(const struct image *image, uint64_t offset)
 {
-	uint32_t size = image->header.cluster_size, i;
-	uint8_t *table = image_read(image, size, offset);
+	const struct qcow2_header *h = &image->header;
+	void *table = image_read(image, h->cluster_size, offset);
+	uint32_t i;
 	int empty = 1;
 
 	if (!table)
 		return -EIO;
-	for (i = 0; i < size && empty; i++)
-		empty = !table[i];
+	for (i = 0; i < 1U << h->l2_bits && empty; i++)
+		empty = entry_is_empty(h, table, i);
 	free(table);
 	return empty;
 }

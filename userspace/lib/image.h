@@ -133,8 +133,9 @@ int image_used_end(const struct image *image, uint64_t *end);
  * image_is_empty() - does it have no data of its own?
  * @image: a qcow2 image; nobody writes it
  *
- * Return: 1 if no cluster is allocated to a guest offset and there are no
- * internal snapshots, 0 if not, or an error, reported.
+ * Return: 1 if all is left to the images below, and there are no internal
+ * snapshots, 0 if not, or an error, reported. Clusters may be allocated already
+ * where they are not read.
  */
 int image_is_empty(const struct image *image);
 
