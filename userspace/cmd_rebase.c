@@ -4,31 +4,68 @@
  * with -u another backing file alone.
  */
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "commands.h"
+#include "layerword.h"
 #include "rebase.h"
 #include "recover.h"
 #include "report.h"
 #include "state.h"
 
+/* A layer of the chain itself, NAME[n], has a name and a format. */
+static int name_layer(struct rebase *rebase, char **link)
+{
+	const struct live *live = rebase->live;
+	const char *format;
+	unsigned int index;
+	int r;
+
+	if (!layer_by_number(live->word, rebase->link, &index))
+		return 0;
+	r = live_layer(live, rebase->link, &index);
+	if (r < 0)
+		return r;
+	format = format_name(live->chain.layers[index].format);
+	if (rebase->format && strcmp(rebase->format, format))
+		return report_fail(EINVAL, "%s is %s, not %s.", rebase->link,
+				   format, rebase->format);
+	*link = live_link(live, 0, index);
+	rebase->link = *link;
+	rebase->format = format;
+	return 0;
+}
+
 static int rebase_chain(struct rebase *rebase, const char *word)
 {
 	struct live live = { 0 };
+	char *link = NULL;
 	int r;
 
 	rebase->live = &live;
 	r = live_open(word, rebase->formats, &live);
 	if (!r)
+		r = name_layer(rebase, &link);
+	if (!r)
 		r = rebase_run(rebase);
 	live_close(&live);
+	free(link);
 	return r;
 }
 
 static int check(const struct arguments *args)
 {
+	unsigned int index;
+
 	if (!args->backing)
 		return report_fail(EINVAL,
 				   "The new backing file is missing: -b FILE, or -b \"\" for none.");
+	if (args->unsafe &&
+	    layer_by_number(args->words[0], args->backing, &index))
+		return report_fail(EINVAL,
+				   "-u does not look at the chain: name the file, not %s.",
+				   args->backing);
 	if (args->unsafe && !is_path(args->words[0]))
 		return report_fail(EBUSY,
 				   "-u is not for an open device: its contents would change.");

@@ -33,6 +33,7 @@ def rebase_takes_options_where_they_matter():
     rebase = ("rebase", "./x", "-b", "y", "-F", "qcow2")
     refused("are for -u", *rebase, "--force")
     refused("are for -u", *rebase, "--search", "/")
+    refused("name the file", "rebase", "./x", "-b", "./x[1]", "-u")
     refused("not for -u", *rebase, "-u", "--detach")
     refused("not for -u", *rebase, "-u", "--bandwidth", "1M")
 

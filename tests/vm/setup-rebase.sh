@@ -100,6 +100,28 @@ test_equal_chain()
 	all_gone
 }
 
+# A layer of the chain itself by its number: the link and the format follow.
+test_by_number()
+{
+	chain raw
+	contents active qcow2 >sum
+	qcow2setup open ./active vm
+	exits 4 'there is no vm.5' qcow2setup rebase vm -b 'vm[5]'
+	exits 1 'is raw, not qcow2' qcow2setup rebase vm -b 'vm[4]' -F qcow2
+	exits 4 'own backing file|loop' qcow2setup rebase vm -b 'vm[0]'
+	qcow2setup rebase vm -b 'vm[2]'
+	equal "$(layers vm)" "active sn2 sn1 base" "layers"
+	qcow2setup close vm
+	equal "$(backing active)" sn2 "link"
+	qcow2setup rebase ./active -b './active[3]'
+	equal "$(backing active)" base "link"
+	equal "$(qemu-img info --output=json active |
+		jq -r '."backing-filename-format"')" raw "format"
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	check_images active
+	all_gone
+}
+
 test_unsafe()
 {
 	chain plain

@@ -82,8 +82,10 @@ test_refused()
 	exits 5 'in use: process sleep' qcow2setup revert vm sn1 fresh
 	kill $!
 	wait $! || true
-	exits 4 'not an image of device' qcow2setup revert vm none fresh
-	exits 1 'layers 0 to 2' qcow2setup revert vm 'vm[3]' fresh
+	exits 4 'does not exist' qcow2setup revert vm none fresh
+	qemu-img create -q -f qcow2 other 32M
+	exits 4 'not a layer of vm' qcow2setup revert vm other fresh
+	exits 4 'has 3 layers: there is no' qcow2setup revert vm 'vm[3]' fresh
 	exits 5 'lower layer' qcow2setup revert vm base sn1
 	exits 4 'not active' qcow2setup revert other base fresh
 	exits 1 'Wrong number' qcow2setup revert vm base

@@ -4,7 +4,6 @@
  */
 #include "live.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include "attach.h"
 #include "job.h"
 #include "jobdev.h"
+#include "layerword.h"
 #include "look.h"
 #include "message.h"
 #include "pivot.h"
@@ -330,38 +330,19 @@ int live_drop(struct live *live, unsigned int first, unsigned int count,
 	return r;
 }
 
-/* "NAME[n]", where NAME is what the chain is called. Return: false if not. */
-static bool parse_index(const struct live *live, const char *word,
-			unsigned int *index)
-{
-	size_t length = strlen(live->word);
-	char end;
-
-	if (strncmp(word, live->word, length) || word[length] != '[' ||
-	    !isdigit(word[length + 1]))
-		return false;
-	return sscanf(word + length, "[%u%c", index, &end) == 2 && end == ']' &&
-		word[strlen(word) - 1] == ']';
-}
-
 int live_layer(const struct live *live, const char *word, unsigned int *index)
 {
-	struct image_id id;
+	struct image_id *ids = NULL;
+	unsigned int i;
+	int r;
 
-	if (parse_index(live, word, index)) {
-		if (*index < live->chain.count)
-			return 0;
-		return report_fail(ENOENT, "%s has %u layers: there is no %s.",
-				   live->word, live->chain.count, word);
+	for (i = 0; i < live->chain.count; i++) {
+		ids = grow_array(ids, i, sizeof(*ids));
+		ids[i] = live->chain.layers[i].id;
 	}
-	if (!image_id_of_path(word, &id))
-		return report_fail(ENOENT, "%s does not exist.", word);
-	for (*index = 0; *index < live->chain.count; (*index)++) {
-		if (image_id_equal(&live->chain.layers[*index].id, &id))
-			return 0;
-	}
-	return report_fail(ENOENT, "%s is not a layer of %s.", word,
-			   live->word);
+	r = layer_find(live->word, word, ids, i, index);
+	free(ids);
+	return r;
 }
 
 /* One link after the other; NULL as soon as one is not relative. */

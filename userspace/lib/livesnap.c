@@ -11,6 +11,7 @@
 
 #include "dm.h"
 #include "job.h"
+#include "layerword.h"
 #include "newimage.h"
 #include "overlay.h"
 #include "pivot.h"
@@ -182,33 +183,20 @@ void livesnap_journal(struct livesnap *snap)
 	json_set_bool(snap->entry, "clean", true);
 }
 
-/* "NAME[n]", or a path */
 static int find_layer(struct livesnap *snap, const char *word)
 {
 	const struct device *device = &snap->device;
-	size_t len = strlen(device->name);
-	struct image_id id;
+	struct image_id *ids = NULL;
 	unsigned int i;
-	int end = 0;
+	int r;
 
-	if (!strncmp(word, device->name, len) &&
-	    sscanf(word + len, "[%u]%n", &i, &end) == 1 && end &&
-	    !word[len + end]) {
-		if (i >= device->count)
-			return report_fail(EINVAL,
-					   "Device %s has layers 0 to %u.",
-					   device->name, device->count - 1);
-		snap->below = i;
-		return 0;
+	for (i = 0; i < device->count; i++) {
+		ids = grow_array(ids, i, sizeof(*ids));
+		ids[i] = device->layers[i].id;
 	}
-	for (i = 0; image_id_of_path(word, &id) && i < device->count; i++) {
-		if (image_id_equal(&id, &device->layers[i].id)) {
-			snap->below = i;
-			return 0;
-		}
-	}
-	return report_fail(ENOENT, "%s is not an image of device %s.", word,
-			   device->name);
+	r = layer_find(device->name, word, ids, i, &snap->below);
+	free(ids);
+	return r;
 }
 
 /* The overlay's path is good, and new or not as was said. */
