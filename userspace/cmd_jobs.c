@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "attach.h"
 #include "commands.h"
 #include "job.h"
+#include "newimage.h"
 #include "progress.h"
 #include "recover.h"
 #include "report.h"
@@ -51,10 +53,29 @@ static bool visit(const struct job_record *record, void *data)
 	return false;
 }
 
+/*
+ * What a copy had made so far. Another one may be at work on a file of that name,
+ * even with the same inode: it has a loop device.
+ */
+static void drop_made(const struct job_record *record)
+{
+	struct json_object *made;
+	struct image_id id = { 0 };
+
+	if (!json_object_object_get_ex(job_notes(record), "new", &made))
+		return;
+	id.dev = json_number(made, "dev");
+	id.ino = json_number(made, "ino");
+	if (!id.ino || attach_wait_gone(&id, LOOP_WRITE))
+		new_image_undo(job_notes(record));
+}
+
 /* What a dead process left in the kernel goes with recover(). */
 static bool forget_over(const struct job_record *record, void *data)
 {
 	(void)data;
+	if (job_dead(record))
+		drop_made(record);
 	if (!job_running(record))
 		job_forget(record);
 	return false;

@@ -18,6 +18,7 @@
 
 #include "job.h"
 #include "jobwait.h"
+#include "newimage.h"
 #include "progress.h"
 #include "report.h"
 #include "state.h"
@@ -134,9 +135,46 @@ static void test_names(void **state)
 	waitpid(pid, NULL, 0);
 	assert_true(job_load("image", &record));
 	assert_string_equal(job_state(&record), "dead");
+	assert_true(job_dead(&record));
 	assert_int_equal(job_wait("/a/image", false, false), -EIO);
 	job_forget(&record);
 	job_free(&record);
+}
+
+static struct json_object *note(const char *path)
+{
+	const struct image_id id = { .dev = 1, .ino = 2 };
+	struct json_object *note = json_object_new_object();
+
+	new_image_note(note, path, &id);
+	return note;
+}
+
+/* What is to be undone is in the record as long as the job is not over. */
+static void test_notes(void **state)
+{
+	struct job_options options = { .detach = true };
+	struct json_object *made;
+	struct job_record record;
+
+	if (!fork()) {
+		job_begin("vm", "copy", &options);
+		assert_int_equal(job_note(note("/a")), 0);
+		assert_int_equal(job_note(note("/b")), 0);
+		assert_true(job_load("vm", &record));
+		assert_true(json_object_object_get_ex(job_notes(&record), "new",
+						      &made));
+		assert_string_equal(json_string(made, "path"), "/b");
+		job_free(&record);
+		_exit(report_exit_code(job_end(0)));
+	}
+	wait(NULL);
+	wait_state("vm", "done");
+	assert_true(job_load("vm", &record));
+	assert_false(job_dead(&record));
+	assert_null(job_notes(&record));
+	job_free(&record);
+	assert_int_equal(job_wait("vm", false, false), 0);
 }
 
 static void work_until_cancelled(void)
@@ -263,6 +301,7 @@ int main(void)
 		cmocka_unit_test(test_progress_text),
 		cmocka_unit_test(test_foreground),
 		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_notes),
 		cmocka_unit_test(test_detach_cancel),
 		cmocka_unit_test(test_detach_result),
 		cmocka_unit_test(test_wait_foreground),

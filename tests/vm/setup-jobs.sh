@@ -116,4 +116,52 @@ test_killed()
 	finish
 }
 
+has_state()
+{
+	[ "$(state)" = "$1" ]
+}
+
+# killed_copy WORD OPTION...: what it had made goes with its record, and nothing
+# that others have put there
+killed_copy()
+{
+	local word=$1
+
+	shift
+	qcow2setup copy "$word" copy "$@" --bandwidth 1M --detach
+	sleep 1
+	test -e copy.partial
+	pkill -KILL -x qcow2setup
+	wait_for 10 has_state "${word##*/} dead"
+	qcow2setup jobs --clean
+	fails test -e copy.partial
+	fails test -e copy
+	equal "$(state)" "" "jobs"
+	# Another file of that name stays.
+	qcow2setup copy "$word" copy "$@" --bandwidth 1M --detach
+	sleep 1
+	pkill -KILL -x qcow2setup
+	wait_for 10 has_state "${word##*/} dead"
+	mv copy.partial mine
+	echo mine >copy.partial
+	qcow2setup jobs --clean
+	equal "$(<copy.partial)" mine "another file"
+	rm copy.partial mine
+}
+
+test_killed_copy()
+{
+	local format
+
+	chain
+	for format in qcow2 raw; do
+		killed_copy vm --format "$format"
+	done
+	qcow2setup close vm
+	for format in qcow2 raw; do
+		killed_copy ./active --format "$format"
+	done
+	nothing_left
+}
+
 main "$@"

@@ -176,15 +176,15 @@ static int run(const struct collapse *collapse, struct merge *merge)
 		commit_active(collapse, merge);
 }
 
-static void note_result(const struct collapse *collapse,
-			struct json_object *plan)
+static int note_result(const struct collapse *collapse,
+		       struct json_object *plan)
 {
 	struct json_object *result = layers_json(&collapse->live->chain);
 	struct json_object *gone;
 
 	gone = layers_json_take(result, collapse->first + collapse->up,
 				collapse->last - collapse->first);
-	finish_note(result, gone, plan);
+	return finish_note(result, gone, plan);
 }
 
 /* The result is told before the job is over: who waits for it reads that. */
@@ -199,8 +199,9 @@ static int run_job(const struct collapse *collapse, struct merge *merge,
 		json_object_put(plan);
 		return r;
 	}
-	note_result(collapse, plan);
-	r = run(collapse, merge);
+	r = note_result(collapse, plan);
+	if (!r)
+		r = run(collapse, merge);
 	if (!r) {
 		fate_delete(plan);
 		fate_tell(plan, collapse->json);

@@ -106,6 +106,17 @@ static int drop_partial(const struct work *work)
 	return 0;
 }
 
+/* Should this process be killed, jobs --clean deletes what was made. */
+static int note_made(const struct work *work)
+{
+	struct json_object *note = json_object_new_object();
+	struct image_id id = { 0 };
+
+	image_id_of_path(work->made, &id);
+	new_image_note(note, work->made, &id);
+	return job_note(note);
+}
+
 static int make_qcow2(const struct work *work)
 {
 	struct json_object *entry = journal_entry("create", "", "");
@@ -123,6 +134,8 @@ static int make_qcow2(const struct work *work)
 		image.backing_format = format_name(chain->layers[1].format);
 	}
 	r = new_image_make(entry, &image);
+	if (!r && is_file(work))
+		r = note_made(work);
 	if (r < 0)
 		new_image_undo(entry);
 	journal_clear();
@@ -138,10 +151,14 @@ static int make_raw(const struct work *work)
 
 	if (!is_file(work))
 		return 0;
+	r = note_made(work);
+	if (r < 0)
+		return r;
 	fd = open(work->made, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return report_errno(errno, "Cannot create %s", work->made);
-	if (ftruncate(fd, size) < 0 || fsync(fd) < 0)
+	r = note_made(work);
+	if (!r && (ftruncate(fd, size) < 0 || fsync(fd) < 0))
 		r = report_errno(errno, "Cannot make %s as long as the image",
 				 work->made);
 	close(fd);
@@ -356,18 +373,20 @@ static int note_copy(struct work *work)
 	return live_save(live, cut ? work->attached.length : NO_LENGTH);
 }
 
-static void note_result(const struct work *work)
+static int note_result(const struct work *work)
 {
 	const struct chain *old = &work->what->live->chain;
 	unsigned int below = old->count - depth(work->what);
 	struct chain new = { .count = below + 1 };
+	int r;
 
 	new.layers = grow_array(NULL, below, sizeof(*new.layers));
 	new.layers[0] = work->image;
 	memcpy(new.layers + 1, old->layers + depth(work->what),
 	       below * sizeof(*new.layers));
-	finish_note(layers_json(&new), json_object_new_array(), work->plan);
+	r = finish_note(layers_json(&new), json_object_new_array(), work->plan);
 	free(new.layers);
+	return r;
 }
 
 static int replace(struct work *work, struct mirror *mirror)
@@ -378,8 +397,10 @@ static int replace(struct work *work, struct mirror *mirror)
 	unsigned int count;
 	int r;
 
+	r = note_result(work);
+	if (r < 0)
+		return r;
 	job_finishing();
-	note_result(work);
 	if (is_file(work)) {
 		mirror->made = work->path;
 		mirror->made_id = work->image.id;

@@ -24,25 +24,29 @@ static struct json_object *member(struct json_object *object, const char *key)
 	return value;
 }
 
-void finish_note(struct json_object *result, struct json_object *gone,
-		 struct json_object *plan)
+int finish_note(struct json_object *chain, struct json_object *gone,
+		struct json_object *plan)
 {
-	job_note("result", result);
-	job_note("gone", gone);
-	job_note("plan", json_object_get(plan));
+	struct json_object *note = json_object_new_object();
+
+	json_object_object_add(note, "chain", chain);
+	json_object_object_add(note, "gone", gone);
+	json_object_object_add(note, "plan", json_object_get(plan));
+	return job_note(note);
 }
 
-static bool is_dead(const struct job_record *record)
+/* What a job that was killed noted; NULL if it had not come so far */
+static struct json_object *notes_of_dead(const struct job_record *record)
 {
-	return !record->alive && !strcmp(record->state, "running") &&
-		member(record->json, "plan");
+	struct json_object *notes = job_notes(record);
+
+	return job_dead(record) && member(notes, "plan") ? notes : NULL;
 }
 
 /* Is the chain what the job was to make of it? */
-static bool is_result(const struct job_record *record,
-		      const struct chain *chain)
+static bool is_result(struct json_object *notes, const struct chain *chain)
 {
-	struct json_object *layers = member(record->json, "result");
+	struct json_object *layers = member(notes, "chain");
 	struct image_id id;
 	unsigned int i;
 
@@ -87,43 +91,43 @@ static void delete_unused(const struct chain *chain, struct json_object *layer)
 }
 
 /* The plan names files as the layers do. */
-static bool is_to_go(const struct job_record *record, struct json_object *layer)
+static bool is_to_go(struct json_object *notes, struct json_object *layer)
 {
 	const char *path = json_string(layer, "path");
 
-	return path && fate_is(member(record->json, "plan"), FATE_DELETED, path);
+	return path && fate_is(member(notes, "plan"), FATE_DELETED, path);
 }
 
 /* The highest one first, since it stands on the next. */
-static void delete_gone(const struct job_record *record,
-			const struct chain *chain)
+static void delete_gone(struct json_object *notes, const struct chain *chain)
 {
-	struct json_object *gone = member(record->json, "gone"), *layer;
+	struct json_object *gone = member(notes, "gone"), *layer;
 	size_t i;
 
 	for (i = 0; i < json_object_array_length(gone); i++) {
 		layer = json_object_array_get_idx(gone, i);
-		if (is_to_go(record, layer))
+		if (is_to_go(notes, layer))
 			delete_unused(chain, layer);
 	}
 }
 
 static bool visit_dead(const struct job_record *record, void *data)
 {
+	struct json_object *notes = notes_of_dead(record);
 	struct chain chain = { 0 };
 	bool muted = report_muted();
 	int r;
 
 	(void)data;
-	if (!is_dead(record) || member(record->json, "finished"))
+	if (!notes || member(notes, "finished"))
 		return false;
 	/* Closed since, or moved: then it is none of our business. */
 	report_mute(true);
 	r = look_open(record->subject, NULL, true, &chain);
 	report_mute(muted);
-	if (!r && is_result(record, &chain)) {
-		delete_gone(record, &chain);
-		json_set_bool(record->json, "finished", true);
+	if (!r && is_result(notes, &chain)) {
+		delete_gone(notes, &chain);
+		json_set_bool(notes, "finished", true);
 		job_state_save(record->name, record->json);
 	}
 	chain_close(&chain);
@@ -137,6 +141,7 @@ void finish_dead(void)
 
 bool finish_again(const struct live *live, bool json)
 {
+	struct json_object *notes;
 	struct job_record record;
 	char *command;
 	bool again;
@@ -144,11 +149,12 @@ bool finish_again(const struct live *live, bool json)
 	if (!job_load(live->subject, &record))
 		return false;
 	command = job_command_line();
-	again = is_dead(&record) && !strcmp(record.command, command) &&
-		is_result(&record, &live->chain);
+	notes = notes_of_dead(&record);
+	again = notes && !strcmp(record.command, command) &&
+		is_result(notes, &live->chain);
 	free(command);
 	if (again) {
-		fate_tell(json_object_get(member(record.json, "plan")), json);
+		fate_tell(json_object_get(member(notes, "plan")), json);
 		job_forget(&record);
 	}
 	job_free(&record);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Jobs that died when the chain was what it was to become, but not all was done
- * and said. The record of a job has for that
+ * and said. The notes of a job have for that
  *
- *   result     the layers of the chain to be
+ *   chain      the layers of the chain to be
  *   gone       those of the old one that are not part of it
  *   plan       what becomes of the images (fate.h)
  *   finished   the files that were to be deleted are
@@ -21,12 +21,14 @@ struct live;
 
 /**
  * finish_note() - note what the running job is to come to
- * @result: the chain to be, of layers_json(); is taken over
+ * @chain: the chain to be, of layers_json(); is taken over
  * @gone: layers that are not part of it; is taken over
  * @plan: what becomes of the images; stays the caller's
+ *
+ * Return: 0 or an error, reported.
  */
-void finish_note(struct json_object *result, struct json_object *gone,
-		 struct json_object *plan);
+int finish_note(struct json_object *chain, struct json_object *gone,
+		struct json_object *plan);
 
 /**
  * finish_dead() - delete the files that dead jobs were to delete

@@ -201,10 +201,24 @@ static int make_record(const char *subject, const char *operation)
 	return write_record();
 }
 
-void job_note(const char *key, struct json_object *value)
+/* All notes are one member of the record. */
+static struct json_object *notes(void)
 {
-	json_object_object_add(job.record, key, value);
-	write_record();
+	struct json_object *all = NULL;
+
+	if (!json_object_object_get_ex(job.record, JOB_NOTES, &all)) {
+		all = json_object_new_object();
+		json_object_object_add(job.record, JOB_NOTES, all);
+	}
+	return all;
+}
+
+int job_note(struct json_object *note)
+{
+	json_object_object_foreach(note, key, value)
+		json_object_object_add(notes(), key, json_object_get(value));
+	json_object_put(note);
+	return write_record();
 }
 
 static void drop_job(void)
@@ -422,6 +436,7 @@ int job_end(int result)
 	json_set_string(job.record, "state", state);
 	json_object_object_add(job.record, "result",
 			       json_object_new_int(result));
+	json_object_object_del(job.record, JOB_NOTES);
 	/* Who waits reads the record; in the foreground the user knows. */
 	write_record();
 	if (!job.detached && !job_is_wanted(job.name))

@@ -72,13 +72,6 @@ int job_bandwidth(const char *word, uint64_t *bandwidth);
 int job_begin(const char *subject, const char *operation,
 	      const struct job_options *options);
 
-/**
- * job_note() - add something to the record of the running job
- * @key: what
- * @value: is taken over
- */
-void job_note(const char *key, struct json_object *value);
-
 /** job_command_line() - the words of this process, as records have them; free() it */
 char *job_command_line(void);
 
@@ -98,6 +91,18 @@ void job_progress(uint64_t done, uint64_t total);
  * Returns at once when the job is cancelled.
  */
 void job_throttle(uint64_t bytes);
+
+/**
+ * job_note() - put into the record what others are to do should the job be killed
+ * @note: its members go into the notes of the record, in place of those of the same
+ *	name; is taken over
+ *
+ * Who finds the job dead looks there. When a job is over the notes are removed:
+ * it has cleaned up behind itself.
+ *
+ * Return: 0 or an error, reported.
+ */
+int job_note(struct json_object *note);
 
 /** job_cancelled() - shall the job stop at the next point that is safe? */
 bool job_cancelled(void);

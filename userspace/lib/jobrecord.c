@@ -160,11 +160,22 @@ bool job_running(const struct job_record *record)
 	return record->alive && !strcmp(record->state, "running");
 }
 
+bool job_dead(const struct job_record *record)
+{
+	return !record->alive && !strcmp(record->state, "running");
+}
+
+struct json_object *job_notes(const struct job_record *record)
+{
+	struct json_object *notes = NULL;
+
+	json_object_object_get_ex(record->json, JOB_NOTES, &notes);
+	return notes;
+}
+
 const char *job_state(const struct job_record *record)
 {
-	if (!strcmp(record->state, "running") && !record->alive)
-		return "dead";
-	return record->state;
+	return job_dead(record) ? "dead" : record->state;
 }
 
 void job_forget(const struct job_record *record)

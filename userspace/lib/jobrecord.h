@@ -10,6 +10,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* Notes of a job that runs: a file that was made (newimage.h), what the chain is to
+ * become (finish.h)
+ */
+#define JOB_NOTES	"notes"
+
 /**
  * struct job_record - a job as its record has it
  * @name: of the job, and of its file
@@ -62,6 +67,12 @@ void job_free(struct job_record *record);
 
 /** job_running() - is the job under way, not over and not dead? */
 bool job_running(const struct job_record *record);
+
+/** job_dead() - was it killed? */
+bool job_dead(const struct job_record *record);
+
+/** job_notes() - its notes, or NULL; they belong to the record */
+struct json_object *job_notes(const struct job_record *record);
 
 /** job_state() - its state in a word: @record->state, or "dead" */
 const char *job_state(const struct job_record *record);
