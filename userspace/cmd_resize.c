@@ -76,6 +76,12 @@ static int check_shrink(const struct resizing *resizing,
 {
 	const struct arguments *args = resizing->args;
 	const struct image *victim = &chain->layers[0];
+	const struct users users = {
+		.chain = chain,
+		.search = args->search,
+		.nsearch = args->nsearch,
+		.force = args->force,
+	};
 
 	if (!args->shrink)
 		return report_fail(EINVAL,
@@ -83,8 +89,7 @@ static int check_shrink(const struct resizing *resizing,
 				   victim->path,
 				   (unsigned long long)resizing->old,
 				   (unsigned long long)resizing->size);
-	return users_check(chain, &victim, 1, args->search, args->nsearch,
-			   args->force);
+	return users_check(&users, &victim, 1);
 }
 
 /* What is below shows through where it is longer, unless that is hidden. */

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "dm.h"
+#include "layerlist.h"
 #include "lock.h"
 #include "scan.h"
 #include "users.h"
@@ -36,6 +37,9 @@ static void overlay(const char *name, const char *backing, const char *format)
 	run(command);
 }
 
+/* What a job that was killed has left, or NULL */
+static struct json_object *left;
+
 /* Checks what happens if layers @first to @last of the chain are victims. */
 static int check_range(unsigned int first, unsigned int last,
 		       const char *search, bool force)
@@ -43,14 +47,20 @@ static int check_range(unsigned int first, unsigned int last,
 	const struct image *victims[8];
 	unsigned int count = 0;
 	struct chain chain;
+	struct users users = {
+		.chain = &chain,
+		.left = left,
+		.search = &search,
+		.nsearch = search ? 1 : 0,
+		.force = force,
+	};
 	int r;
 
 	assert_int_equal(chain_open("dir/top", NULL, &chain), 0);
 	assert_int_equal(chain.count, 4);
 	while (first <= last)
 		victims[count++] = &chain.layers[first++];
-	r = users_check(&chain, victims, count, &search, search ? 1 : 0,
-			force);
+	r = users_check(&users, victims, count);
 	chain_close(&chain);
 	return r;
 }
@@ -103,6 +113,26 @@ static void test_beside(void **state)
 	assert_int_equal(check_range(0, 1, NULL, false), 0);
 	assert_int_equal(check_range(3, 3, NULL, false), 0);
 	run("rm dir/other");
+}
+
+/* A job that was killed had merged it already: it does not matter, others do. */
+static void test_left(void **state)
+{
+	struct chain chain;
+
+	overlay("dir/merged", "one", "qcow2");
+	assert_int_equal(check_range(2, 2, NULL, false), -EBUSY);
+	assert_int_equal(chain_open("dir/merged", NULL, &chain), 0);
+	chain.count = 1;
+	left = layers_json(&chain);
+	chain.count = 3;
+	chain_close(&chain);
+	assert_int_equal(check_range(2, 2, NULL, false), 0);
+	overlay("dir/other", "one", "qcow2");
+	assert_int_equal(check_range(2, 2, NULL, false), -EBUSY);
+	json_object_put(left);
+	left = NULL;
+	run("rm dir/merged dir/other");
 }
 
 /* A raw base, by an overlay that does not tell the format */
@@ -175,6 +205,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_none),
 		cmocka_unit_test(test_beside),
+		cmocka_unit_test(test_left),
 		cmocka_unit_test(test_no_format),
 		cmocka_unit_test(test_search),
 		cmocka_unit_test(test_above),

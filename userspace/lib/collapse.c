@@ -71,6 +71,13 @@ static int check_active(const struct collapse *collapse)
 /* Committed, all images of the range change or go; pulled, those that go. */
 static int check_users(const struct collapse *collapse)
 {
+	const struct users users = {
+		.chain = &collapse->live->chain,
+		.left = collapse->live->left,
+		.search = collapse->search,
+		.nsearch = collapse->nsearch,
+		.force = collapse->force,
+	};
 	const struct image **victims = NULL;
 	unsigned int i, count = 0;
 	int r = 0;
@@ -82,9 +89,7 @@ static int check_users(const struct collapse *collapse)
 		victims[count++] = layer_of(collapse, i);
 	}
 	if (count)
-		r = users_check(&collapse->live->chain, victims, count,
-				collapse->search, collapse->nsearch,
-				collapse->force);
+		r = users_check(&users, victims, count);
 	free(victims);
 	return r;
 }
@@ -184,7 +189,23 @@ static int note_result(const struct collapse *collapse,
 
 	gone = layers_json_take(result, collapse->first + collapse->up,
 				collapse->last - collapse->first);
-	return finish_note(result, gone, plan);
+	return finish_note(result, gone, collapse->live->left, plan);
+}
+
+/* What this command had merged already when it was killed goes the same way. */
+static void add_left(const struct collapse *collapse, struct json_object *plan)
+{
+	struct json_object *left = collapse->live->left, *layer;
+	enum fate fate = collapse->up ? FATE_UNNEEDED : FATE_INVALID;
+	size_t i;
+
+	if (!left || !collapse->live->again)
+		return;
+	for (i = 0; i < json_object_array_length(left); i++) {
+		layer = json_object_array_get_idx(left, i);
+		fate_add(plan, collapse->remove ? FATE_DELETED : fate,
+			 json_string(layer, "path"));
+	}
 }
 
 /* The result is told before the job is over: who waits for it reads that. */
@@ -223,6 +244,7 @@ int collapse_run(const struct collapse *collapse)
 	if (!r) {
 		plan = is_active(collapse) ? describe_active(collapse) :
 			merge_describe(&merge);
+		add_left(collapse, plan);
 		if (collapse->dry_run)
 			fate_plan(plan, collapse->json);
 		else

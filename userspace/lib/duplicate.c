@@ -384,7 +384,8 @@ static int note_result(const struct work *work)
 	new.layers[0] = work->image;
 	memcpy(new.layers + 1, old->layers + depth(work->what),
 	       below * sizeof(*new.layers));
-	r = finish_note(layers_json(&new), json_object_new_array(), work->plan);
+	r = finish_note(layers_json(&new), json_object_new_array(), NULL,
+			work->plan);
 	free(new.layers);
 	return r;
 }

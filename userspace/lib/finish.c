@@ -10,6 +10,7 @@
 #include "fate.h"
 #include "job.h"
 #include "layerlist.h"
+#include "leftover.h"
 #include "live.h"
 #include "look.h"
 #include "report.h"
@@ -25,22 +26,16 @@ static struct json_object *member(struct json_object *object, const char *key)
 }
 
 int finish_note(struct json_object *chain, struct json_object *gone,
-		struct json_object *plan)
+		struct json_object *left, struct json_object *plan)
 {
 	struct json_object *note = json_object_new_object();
 
 	json_object_object_add(note, "chain", chain);
 	json_object_object_add(note, "gone", gone);
+	if (left)
+		json_object_object_add(note, "left", json_object_get(left));
 	json_object_object_add(note, "plan", json_object_get(plan));
 	return job_note(note);
-}
-
-/* What a job that was killed noted; NULL if it had not come so far */
-static struct json_object *notes_of_dead(const struct job_record *record)
-{
-	struct json_object *notes = job_notes(record);
-
-	return job_dead(record) && member(notes, "plan") ? notes : NULL;
 }
 
 /* Is the chain what the job was to make of it? */
@@ -72,6 +67,7 @@ static bool is_same_file(struct json_object *layer, const char *path)
 static void delete_unused(const struct chain *chain, struct json_object *layer)
 {
 	const char *path = json_string(layer, "path");
+	const struct users users = { .chain = chain };
 	const struct image *victim;
 	struct image image;
 	int r;
@@ -82,7 +78,7 @@ static void delete_unused(const struct chain *chain, struct json_object *layer)
 		       &image);
 	victim = &image;
 	if (!r)
-		r = users_check(chain, &victim, 1, NULL, 0, false);
+		r = users_check(&users, &victim, 1);
 	image_close(&image);
 	if (!r)
 		fate_delete_file(path);
@@ -99,13 +95,14 @@ static bool is_to_go(struct json_object *notes, struct json_object *layer)
 }
 
 /* The highest one first, since it stands on the next. */
-static void delete_gone(struct json_object *notes, const struct chain *chain)
+static void delete_all(struct json_object *notes, struct json_object *layers,
+		       const struct chain *chain)
 {
-	struct json_object *gone = member(notes, "gone"), *layer;
+	struct json_object *layer;
 	size_t i;
 
-	for (i = 0; i < json_object_array_length(gone); i++) {
-		layer = json_object_array_get_idx(gone, i);
+	for (i = 0; layers && i < json_object_array_length(layers); i++) {
+		layer = json_object_array_get_idx(layers, i);
 		if (is_to_go(notes, layer))
 			delete_unused(chain, layer);
 	}
@@ -113,7 +110,7 @@ static void delete_gone(struct json_object *notes, const struct chain *chain)
 
 static bool visit_dead(const struct job_record *record, void *data)
 {
-	struct json_object *notes = notes_of_dead(record);
+	struct json_object *notes = leftover_notes(record);
 	struct chain chain = { 0 };
 	bool muted = report_muted();
 	int r;
@@ -126,7 +123,8 @@ static bool visit_dead(const struct job_record *record, void *data)
 	r = look_open(record->subject, NULL, true, &chain);
 	report_mute(muted);
 	if (!r && is_result(notes, &chain)) {
-		delete_gone(notes, &chain);
+		delete_all(notes, member(notes, "gone"), &chain);
+		delete_all(notes, member(notes, "left"), &chain);
 		json_set_bool(notes, "finished", true);
 		job_state_save(record->name, record->json);
 	}
@@ -149,7 +147,7 @@ bool finish_again(const struct live *live, bool json)
 	if (!job_load(live->subject, &record))
 		return false;
 	command = job_command_line();
-	notes = notes_of_dead(&record);
+	notes = leftover_notes(&record);
 	again = notes && !strcmp(record.command, command) &&
 		is_result(notes, &live->chain);
 	free(command);

@@ -5,6 +5,7 @@
  *
  *   chain      the layers of the chain to be
  *   gone       those of the old one that are not part of it
+ *   left       those that another such job had taken out before
  *   plan       what becomes of the images (fate.h)
  *   finished   the files that were to be deleted are
  *
@@ -23,12 +24,13 @@ struct live;
  * finish_note() - note what the running job is to come to
  * @chain: the chain to be, of layers_json(); is taken over
  * @gone: layers that are not part of it; is taken over
+ * @left: of leftover_layers(), or NULL; stays the caller's
  * @plan: what becomes of the images; stays the caller's
  *
  * Return: 0 or an error, reported.
  */
 int finish_note(struct json_object *chain, struct json_object *gone,
-		struct json_object *plan);
+		struct json_object *left, struct json_object *plan);
 
 /**
  * finish_dead() - delete the files that dead jobs were to delete

@@ -13,6 +13,7 @@
 #include "job.h"
 #include "jobdev.h"
 #include "layerword.h"
+#include "leftover.h"
 #include "look.h"
 #include "message.h"
 #include "pivot.h"
@@ -76,10 +77,16 @@ static int open_closed(struct live *live)
 
 int live_open(const char *word, struct formats *formats, struct live *live)
 {
+	int r;
+
 	memset(live, 0, sizeof(*live));
 	live->word = word;
 	live->formats = formats;
-	return word_is_path(word) ? open_closed(live) : open_device(live);
+	r = word_is_path(word) ? open_closed(live) : open_device(live);
+	if (!r)
+		live->left = leftover_layers(live->subject, &live->chain,
+					     &live->again);
+	return r;
 }
 
 void live_close(struct live *live)
@@ -88,6 +95,8 @@ void live_close(struct live *live)
 	device_free(&live->device);
 	free(live->subject);
 	live->subject = NULL;
+	json_object_put(live->left);
+	live->left = NULL;
 }
 
 /* What was read before the images were locked may have changed. */

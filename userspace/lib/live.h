@@ -22,6 +22,8 @@
  * @device: the device; of a closed chain only after live_begin()
  * @chain: its images
  * @formats: formats given, for a closed chain
+ * @left: layers that a killed job has taken out of the chain (leftover.h), or NULL
+ * @again: that job was this very command
  */
 struct live {
 	const char *word;
@@ -31,6 +33,8 @@ struct live {
 	struct device device;
 	struct chain chain;
 	struct formats *formats;
+	struct json_object *left;
+	bool again;
 };
 
 /**

@@ -88,6 +88,13 @@ static bool is_victim(const struct merge *merge, unsigned int index)
 /* Merged up, the destination reads the same before and after. */
 static int check_users(const struct merge *merge)
 {
+	const struct users users = {
+		.chain = &merge->live->chain,
+		.left = merge->live->left,
+		.search = merge->search,
+		.nsearch = merge->nsearch,
+		.force = merge->force,
+	};
 	const struct image **victims = NULL;
 	unsigned int i, count = 0;
 	int r = 0;
@@ -102,8 +109,7 @@ static int check_users(const struct merge *merge)
 		r = users_check_written(&merge->live->chain,
 					layer_of(merge, merge->first));
 	if (!r)
-		r = users_check(&merge->live->chain, victims, count,
-				merge->search, merge->nsearch, merge->force);
+		r = users_check(&users, victims, count);
 	free(victims);
 	return r;
 }

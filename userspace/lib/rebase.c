@@ -545,12 +545,17 @@ int rebase_link(const struct rebase *rebase, const char *path)
 	struct image image = { .fd = -1 };
 	const struct image *const victim = &image;
 	const struct chain chain = { &image, 1 };
+	const struct users users = {
+		.chain = &chain,
+		.search = rebase->search,
+		.nsearch = rebase->nsearch,
+		.force = rebase->force,
+	};
 	int r;
 
 	r = check_link(rebase, &image, path);
 	if (!r)
-		r = users_check(&chain, &victim, 1, rebase->search,
-				rebase->nsearch, rebase->force);
+		r = users_check(&users, &victim, 1);
 	if (!r)
 		r = relink_check(&image, name_of(rebase), format_of(rebase));
 	if (!r)

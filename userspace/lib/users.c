@@ -13,6 +13,7 @@
 #include "device.h"
 #include "dm.h"
 #include "job.h"
+#include "layerlist.h"
 #include "loop.h"
 #include "report.h"
 #include "scan.h"
@@ -32,20 +33,18 @@ struct seen {
 
 /**
  * struct check - a search under way
- * @chain: the chain that is changed
+ * @users: where to look
  * @victims: images that suffer
  * @count: of @victims
- * @force: overlays do not stop it
  * @own: a device that shows the chain was found
  * @found: users that cannot be overridden
  * @overlays: users that can
  * @named: the overlays that were named
  */
 struct check {
-	const struct chain *chain;
+	const struct users *users;
 	const struct image *const *victims;
 	unsigned int count;
-	bool force;
 	bool own;
 	unsigned int found;
 	unsigned int overlays;
@@ -76,6 +75,20 @@ static const struct image *find_victim(const struct check *check,
 			return check->victims[i];
 	}
 	return NULL;
+}
+
+static bool is_left(const struct users *users, const struct image_id *id)
+{
+	struct image_id left;
+	size_t i, count = users->left ? json_object_array_length(users->left) :
+		0;
+
+	for (i = 0; i < count; i++) {
+		left = layer_json_id(json_object_array_get_idx(users->left, i));
+		if (image_id_equal(&left, id))
+			return true;
+	}
+	return false;
 }
 
 static bool in_chain(const struct chain *chain, const struct image_id *id)
@@ -142,7 +155,7 @@ static bool visit_device(const char *name, void *data)
 		return false;
 	/* A second device that shows the same is another user. */
 	if (!check->own && !dm_uuid_is(&device.dm, DM_UUID_JOB) &&
-	    shows_chain(&device, check->chain))
+	    shows_chain(&device, check->users->chain))
 		check->own = true;
 	else if (!is_own_job(&device))
 		check_layers(check, &device);
@@ -185,7 +198,7 @@ static bool open_next(const struct check *check, const struct image_id *id,
 	memset(image, 0, sizeof(*image));
 	image->fd = -1;
 	/* What stands on an image that keeps its contents is not harmed. */
-	return !in_chain(check->chain, id) && scan_open(path, image);
+	return !in_chain(check->users->chain, id) && scan_open(path, image);
 }
 
 static bool is_raw(const char *format)
@@ -227,12 +240,13 @@ static void visit_image(const struct image *image, void *data)
 	struct check *check = data;
 	const struct image *victim;
 
-	if (in_chain(check->chain, &image->id))
+	if (in_chain(check->users->chain, &image->id) ||
+	    is_left(check->users, &image->id))
 		return;
 	victim = stands_on(check, image);
 	if (!victim || seen_before(&check->named, &image->id))
 		return;
-	if (check->force)
+	if (check->users->force)
 		report_warn("%s stands on %s, and will not read right any more.",
 			    image->path, victim->path);
 	else
@@ -271,9 +285,9 @@ static int scan_chain(struct check *check, struct seen *seen)
 	char *real;
 	int r = 0;
 
-	for (i = 0; i < check->chain->count && !r; i++) {
-		r = scan_beside(check, seen, check->chain->layers[i].path);
-		real = realpath(check->chain->layers[i].path, NULL);
+	for (i = 0; i < check->users->chain->count && !r; i++) {
+		r = scan_beside(check, seen, check->users->chain->layers[i].path);
+		real = realpath(check->users->chain->layers[i].path, NULL);
 		if (!r && real)
 			r = scan_beside(check, seen, real);
 		free(real);
@@ -281,16 +295,16 @@ static int scan_chain(struct check *check, struct seen *seen)
 	return r;
 }
 
-static int check_overlays(struct check *check, const char *const *search_dirs,
-			  unsigned int ndirs)
+static int check_overlays(struct check *check)
 {
+	const struct users *users = check->users;
 	struct seen seen = { NULL, 0 };
 	unsigned int i;
 	int r;
 
 	r = scan_chain(check, &seen);
-	for (i = 0; i < ndirs && !r; i++)
-		r = scan_directory(search_dirs[i], true, visit_image, check);
+	for (i = 0; i < users->nsearch && !r; i++)
+		r = scan_directory(users->search[i], true, visit_image, check);
 	free(seen.ids);
 	return r;
 }
@@ -300,7 +314,7 @@ static int judge(const struct check *check)
 	if (check->found)
 		return report_fail(EBUSY,
 				   "Images that would be changed are in use: nothing was done.");
-	if (check->overlays && !check->force)
+	if (check->overlays && !check->users->force)
 		return report_fail(EBUSY,
 				   "Other overlays would not read right any more: nothing was done. --force does it all the same.");
 	return 0;
@@ -319,8 +333,9 @@ static int check_open(struct check *check)
 
 int users_check_written(const struct chain *chain, const struct image *image)
 {
+	const struct users users = { .chain = chain };
 	struct check check = {
-		.chain = chain,
+		.users = &users,
 		.victims = &image,
 		.count = 1,
 	};
@@ -329,21 +344,19 @@ int users_check_written(const struct chain *chain, const struct image *image)
 	return r < 0 ? r : judge(&check);
 }
 
-int users_check(const struct chain *chain, const struct image *const *victims,
-		unsigned int count, const char *const *search_dirs,
-		unsigned int ndirs, bool force)
+int users_check(const struct users *users, const struct image *const *victims,
+		unsigned int count)
 {
 	struct check check = {
-		.chain = chain,
+		.users = users,
 		.victims = victims,
 		.count = count,
-		.force = force,
 	};
 	int r;
 
 	r = check_open(&check);
 	if (!r)
-		r = check_overlays(&check, search_dirs, ndirs);
+		r = check_overlays(&check);
 	free(check.named.ids);
 	return r < 0 ? r : judge(&check);
 }

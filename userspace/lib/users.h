@@ -7,27 +7,42 @@
 #ifndef USERS_H
 #define USERS_H
 
+#include <json-c/json.h>
+#include <stdbool.h>
+
 #include "chain.h"
 
 /**
- * users_check() - refuse to harm images that others use
+ * struct users - where to look for users, and whom not to mind
  * @chain: the chain that is changed; a device that shows exactly this chain is
  *	no other user
+ * @left: images that a job which was killed left behind (leftover.h), or NULL
+ * @search: directories to search for overlays, with all below them, besides
+ *	those of the images of @chain
+ * @nsearch: of @search
+ * @force: overlays that were found are named, but do not stop it
+ */
+struct users {
+	const struct chain *chain;
+	struct json_object *left;
+	const char *const *search;
+	unsigned int nsearch;
+	bool force;
+};
+
+/**
+ * users_check() - refuse to harm images that others use
+ * @users: where to look
  * @victims: images that are written, or do not read right afterwards
  * @count: of @victims
- * @search_dirs: directories to search for overlays, with all below them, besides
- *	those of the images of @chain
- * @ndirs: of @search_dirs
- * @force: overlays that were found are named, but do not stop it
  *
  * Users are: open devices of ours, programs that hold QEMU's locks, images whose
  * backing link leads to a victim. All are named.
  *
  * Return: 0; -EBUSY, reported, if there are others; or another error, reported.
  */
-int users_check(const struct chain *chain, const struct image *const *victims,
-		unsigned int count, const char *const *search_dirs,
-		unsigned int ndirs, bool force);
+int users_check(const struct users *users, const struct image *const *victims,
+		unsigned int count);
 
 /**
  * users_check_written() - refuse to write an image under somebody else's eyes

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What a job that was killed had taken out of its chain already: images that
+ * stand on those of the chain, and that nobody needs any more.
+ */
+#ifndef LEFTOVER_H
+#define LEFTOVER_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+
+#include "chain.h"
+#include "jobrecord.h"
+
+/**
+ * leftover_notes() - what a job noted of its chain (finish.h)
+ * @record: the job
+ *
+ * Return: the notes, which belong to the record; NULL if the job was not killed, or
+ * had not come so far.
+ */
+struct json_object *leftover_notes(const struct job_record *record);
+
+/**
+ * leftover_layers() - layers that the last job of a chain has taken out of it
+ * @subject: the chain, as for job_begin()
+ * @chain: its layers now
+ * @again: result: that job was this very command
+ *
+ * None, if the chain has become something else since: an image may be the top of
+ * another chain then.
+ *
+ * Return: an array as of layers_json(), to be put; or NULL.
+ */
+struct json_object *leftover_layers(const char *subject,
+				    const struct chain *chain, bool *again);
+
+#endif /* LEFTOVER_H */
