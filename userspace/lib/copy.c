@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "report.h"
 
 #define DEPTH		16
@@ -283,16 +285,36 @@ int copy_run(const struct copy *copy)
 	return r;
 }
 
-int copy_zero(const char *path, uint64_t start, uint64_t end)
+static int zero_piece(int fd, const char *path, uint64_t start, uint64_t length)
 {
-	uint64_t range[2] = { start, end - start };
+	uint64_t range[2] = { start, length };
+
+	return ioctl(fd, BLKZEROOUT, range) < 0 ?
+		report_errno(errno, "Cannot write zeroes to %s at offset %llu",
+			     path, (unsigned long long)start) : 0;
+}
+
+int copy_zero(const char *path, uint64_t start, uint64_t end,
+	      int (*pace)(void *data, uint64_t done, uint64_t written),
+	      void *data)
+{
+	uint64_t most, length;
+	bool written = true;
+	struct stat st;
 	int fd, r = 0;
 
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return report_errno(errno, "Cannot open %s", path);
-	if (ioctl(fd, BLKZEROOUT, range) < 0)
-		r = report_errno(errno, "Cannot write zeroes to %s", path);
+	if (fstat(fd, &st) == 0)
+		written = !device_zeroes_itself(st.st_rdev);
+	most = written ? REQUEST_BYTES : COPY_MAX_ZERO;
+	for (; !r && start < end; start += length) {
+		length = end - start < most ? end - start : most;
+		r = zero_piece(fd, path, start, length);
+		if (!r)
+			r = pace(data, length / 512, written ? length / 512 : 0);
+	}
 	close(fd);
 	return r;
 }

@@ -60,12 +60,18 @@ int copy_run(const struct copy *copy);
 /**
  * copy_zero() - write zeroes to a range
  * @path: a block device
- * @start: bytes
- * @end: bytes; where the range ends
+ * @start: bytes, a whole sector
+ * @end: bytes; where the range ends, a whole sector
+ * @pace: told after each piece how many sectors have become zeroes, and how many
+ *	of them were written where the device has no command for zeroes; may wait.
+ *	Returns 0, or an error, reported, or -ECANCELED, unreported, that ends it.
+ * @data: for @pace
  *
- * Return: 0 or an error, reported.
+ * Return: 0, or an error, reported, or what @pace returned.
  */
-int copy_zero(const char *path, uint64_t start, uint64_t end);
+int copy_zero(const char *path, uint64_t start, uint64_t end,
+	      int (*pace)(void *data, uint64_t done, uint64_t written),
+	      void *data);
 
 /**
  * copy_flush() - make durable what was written to a block device

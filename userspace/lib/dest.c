@@ -13,7 +13,10 @@
 #include "jobdev.h"
 #include "message.h"
 #include "pivot.h"
+#include "recover.h"
 #include "report.h"
+#include "state.h"
+#include "tally.h"
 #include "trim.h"
 
 static struct image *image_of(const struct dest *dest)
@@ -122,15 +125,28 @@ static uint64_t zero_from(const struct dest *dest)
 		device_sectors_of(dest->floor);
 }
 
+/* Where nothing can be zeroed by its mapping alone this takes long. */
+static int zero_new_part(struct dest *dest, uint64_t end)
+{
+	uint64_t start = round_up(image_of(dest)->size, 512);
+	int r, locked;
+
+	tally_expect(end - start);
+	state_unlock();
+	r = copy_zero(dest->path, start, end, tally_sweep, NULL);
+	locked = begin_change(true);
+	if (!r && !locked)
+		r = live_refresh(dest->live);
+	return r < 0 ? r : locked;
+}
+
 /* What is behind its end is zeroed before it is part of the image. */
 static int grow_qcow2(struct dest *dest, uint64_t size)
 {
-	uint64_t end = device_sectors_of(size);
 	char name[DM_NAME_MAX];
 	int r;
 
-	r = copy_zero(dest->path, round_up(image_of(dest)->size, 512),
-		      end * 512);
+	r = zero_new_part(dest, device_sectors_of(size) * 512);
 	if (r < 0)
 		return r;
 	jobdev_name("to", name);

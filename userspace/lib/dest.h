@@ -67,9 +67,12 @@ int dest_attach(struct dest *dest, uint64_t size);
  * @size: bytes; a qcow2 image is made as long at least
  * @features: features of the device besides, each with a blank before it, or ""
  *
- * The new part reads as zeroes, whatever layers below have there. A raw layer is written directly.
+ * The new part reads as zeroes, whatever layers below have there. A raw layer is
+ * written directly. The state lock is held, and is again when it returns, but not
+ * while zeroes are written.
  *
- * Return: 0 or an error, reported.
+ * Return: 0, or an error, reported; -ECANCELED, unreported, if the job was
+ * cancelled.
  */
 int dest_create(struct dest *dest, const struct device_layer *below,
 		unsigned int count, uint64_t size, const char *features);

@@ -45,6 +45,18 @@ char *name_of_dm_device(dev_t device)
 	return sysfs_line(device, "dm/name");
 }
 
+bool device_zeroes_itself(dev_t device)
+{
+	char *most = sysfs_line(device, "queue/write_zeroes_max_bytes");
+	bool does;
+
+	if (!most)
+		most = sysfs_line(device, "../queue/write_zeroes_max_bytes");
+	does = most && strcmp(most, "0");
+	free(most);
+	return does;
+}
+
 char *path_of_device(dev_t device)
 {
 	char link[64], target[256], *name, *path;

@@ -128,6 +128,14 @@ static inline uint64_t device_sectors_of(uint64_t size)
 }
 
 /**
+ * device_zeroes_itself() - does a block device write zeroes at a command?
+ * @device: device number
+ *
+ * Else they have to be sent to it.
+ */
+bool device_zeroes_itself(dev_t device);
+
+/**
  * path_of_device() - name of a block device; free() it
  * @device: device number
  */

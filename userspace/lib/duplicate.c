@@ -240,13 +240,14 @@ static bool is_cleared(const struct work *work)
 
 static int clear_device(const struct work *work)
 {
+	uint64_t size = round_up(work->what->live->chain.layers[0].size, 512);
 	int r, locked;
 
 	if (!is_cleared(work))
 		return 0;
+	tally_expect(size);
 	state_unlock();
-	r = copy_zero(work->to, 0, round_up(work->what->live->chain.layers[0].size,
-					    512));
+	r = copy_zero(work->to, 0, size, tally_sweep, NULL);
 	locked = begin_change(true);
 	return r < 0 ? r : locked;
 }

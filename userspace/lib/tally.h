@@ -18,7 +18,10 @@ void tally_expect(uint64_t bytes);
 int tally_copy(void *unused, uint64_t bytes);
 
 /**
- * tally_sweep() - the kernel went over a range, see struct sweep
+ * tally_sweep() - a range was gone over, see struct sweep and copy_zero()
+ * @unused: nothing
+ * @swept: sectors
+ * @copied: how many of them count for --bandwidth
  *
  * Return: 0; -ECANCELED, unreported, if the job was cancelled.
  */
