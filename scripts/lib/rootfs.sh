@@ -202,8 +202,8 @@ initramfs_make()
 	mv "$out.new" "$out"
 }
 
-# Copies the boot modules and what they depend on, uncompressed, and writes the
-# order in which to load them.
+# Copies the boot modules and what they depend on, uncompressed by the root
+# directory's own tools, and writes the order in which to load them.
 initramfs_modules()
 {
 	local root=$1 release=$2 dir=$3
@@ -216,8 +216,8 @@ initramfs_modules()
 	while read -r path; do
 		name=$(basename "$path" .xz)
 		case $path in
-		*.xz) xz -dc "$root/$path" >"$dir/$name" ;;
-		*.zst) zstd -qdc "$root/$path" >"$dir/$name" ;;
+		*.xz) chroot "$root" xz -dc "$path" >"$dir/$name" ;;
+		*.zst) chroot "$root" zstd -qdc "$path" >"$dir/$name" ;;
 		*) cp "$root/$path" "$dir/$name" ;;
 		esac
 		echo "$name" >>"$dir/order"
