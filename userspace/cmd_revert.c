@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * revert NAME IMAGE OVERLAY: go on from what one of the images shows, in a fresh
- * overlay. What was the top keeps what was written to it.
+ * revert NAME|IMAGE LAYER OVERLAY: go on from what one of the images shows, in a
+ * fresh overlay. What was the top keeps what was written to it.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "closedsnap.h"
 #include "commands.h"
 #include "dm.h"
+#include "fate.h"
 #include "holders.h"
+#include "live.h"
 #include "livesnap.h"
 #include "recover.h"
 #include "report.h"
@@ -58,18 +61,35 @@ static int revert(struct livesnap *snap)
 	return r;
 }
 
-static void print_result(const struct livesnap *snap)
+static void print_result(const char *name, const char *overlay,
+			 const char *backing, const char *kept, bool json)
 {
-	struct json_object *object = json_object_new_object();
+	struct json_object *object;
 
-	json_set_string(object, "name", snap->device.name);
-	json_set_string(object, "overlay", snap->overlay_path);
-	json_set_string(object, "backing-file", snap->top.path);
-	json_set_string(object, "kept", snap->device.layers[0].path);
+	if (!json) {
+		printf("Kept: %s\n", kept);
+		return;
+	}
+	object = json_object_new_object();
+	if (name)
+		json_set_string(object, "name", name);
+	json_set_string(object, "overlay", overlay);
+	json_set_string(object, "backing-file", backing);
+	json_set_string(object, "kept", kept);
 	report_json(object);
 }
 
-int cmd_revert(struct arguments *args)
+static int print_plan(struct livesnap *snap, bool json)
+{
+	struct json_object *plan;
+	int r = livesnap_plan(snap, &plan);
+
+	if (!r)
+		fate_plan(plan, json);
+	return r;
+}
+
+static int revert_open(struct arguments *args)
 {
 	struct livesnap snap = {
 		.existing = args->existing,
@@ -79,19 +99,79 @@ int cmd_revert(struct arguments *args)
 	};
 	int r;
 
-	r = begin_change(true);
-	if (r < 0)
-		return r;
 	r = livesnap_open(&snap, args->words[0], args->words[2]);
 	if (!r)
 		r = check_unused(&snap.device);
 	if (!r)
-		r = revert(&snap);
-	if (!r && args->json)
-		print_result(&snap);
-	else if (!r)
-		printf("Kept: %s\n", snap.device.layers[0].path);
+		r = args->dry_run ? print_plan(&snap, args->json) :
+			revert(&snap);
+	if (!r && !args->dry_run)
+		print_result(snap.device.name, snap.overlay_path, snap.top.path,
+			     snap.device.layers[0].path, args->json);
 	livesnap_close(&snap);
+	return r;
+}
+
+static void print_closed_plan(const struct closedsnap *snap,
+			      const struct chain *chain, unsigned int below,
+			      bool json)
+{
+	struct json_object *plan = closedsnap_plan(snap, "revert");
+	unsigned int i;
+
+	for (i = 0; i < below; i++)
+		fate_add(plan, FATE_UNNEEDED, chain->layers[i].path);
+	fate_plan(plan, json);
+}
+
+/* The layers above stay what they are; there is nothing to go on. */
+static int revert_layer(struct arguments *args, const struct chain *chain,
+			unsigned int below)
+{
+	struct closedsnap snap = {
+		.image = chain->layers[below].path,
+		.format = format_name(chain->layers[below].format),
+		.word = args->words[2],
+		.existing = args->existing,
+		.formats = &args->formats,
+	};
+	int r;
+
+	r = closedsnap_open(&snap);
+	if (!r && args->dry_run)
+		print_closed_plan(&snap, chain, below, args->json);
+	else if (!r)
+		r = closedsnap_make(&snap);
+	if (!r && !args->dry_run)
+		print_result(NULL, snap.path, closedsnap_backing(&snap),
+			     chain->layers[0].path, args->json);
+	closedsnap_close(&snap);
+	return r;
+}
+
+static int revert_closed(struct arguments *args)
+{
+	struct live live = { 0 };
+	unsigned int below;
+	int r;
+
+	r = live_open(args->words[0], &args->formats, &live);
+	if (!r)
+		r = live_layer(&live, args->words[1], &below);
+	if (!r)
+		r = revert_layer(args, &live.chain, below);
+	live_close(&live);
+	return r;
+}
+
+int cmd_revert(struct arguments *args)
+{
+	int r;
+
+	r = begin_change(true);
+	if (r < 0)
+		return r;
+	r = is_path(args->words[0]) ? revert_closed(args) : revert_open(args);
 	end_change();
 	state_unlock();
 	return r;

@@ -10,12 +10,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "closedsnap.h"
 #include "commands.h"
 #include "device.h"
 #include "dm.h"
+#include "fate.h"
 #include "freeze.h"
 #include "livesnap.h"
-#include "overlay.h"
 #include "recover.h"
 #include "report.h"
 #include "state.h"
@@ -47,12 +48,6 @@ static struct json_object *result_json(const char *overlay, const char *backing,
 	json_set_string(object, "overlay", overlay);
 	json_set_string(object, "backing-file", backing);
 	return object;
-}
-
-static void print_result(const char *overlay, const char *backing,
-			 const char *device)
-{
-	report_json(result_json(overlay, backing, device));
 }
 
 /* All is loaded; from here on nothing that may take long. */
@@ -133,6 +128,27 @@ static void print_results(const struct group *group)
 		report_json(json_object_get(json_object_array_get_idx(all, 0)));
 		json_object_put(all);
 	}
+}
+
+/* In place of the snapshots: what they would do */
+static int print_plans(const struct group *group)
+{
+	struct json_object *all = json_object_new_array(), *plan;
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < group->count && !r; i++) {
+		r = livesnap_plan(&group->snaps[i], &plan);
+		if (!r && group->args->together && group->args->json)
+			json_object_array_add(all, plan);
+		else if (!r)
+			fate_plan(plan, group->args->json);
+	}
+	if (!r && group->args->together && group->args->json)
+		report_json(all);
+	else
+		json_object_put(all);
+	return r;
 }
 
 static int add_device(struct group *group, const char *name,
@@ -221,8 +237,8 @@ static int snapshot_open(struct arguments *args)
 	if (!r)
 		r = check_group(&group);
 	if (!r)
-		r = run_group(&group);
-	if (!r && args->json)
+		r = args->dry_run ? print_plans(&group) : run_group(&group);
+	if (!r && args->json && !args->dry_run)
 		print_results(&group);
 	for (i = 0; i < group.count; i++)
 		livesnap_close(&group.snaps[i]);
@@ -231,62 +247,26 @@ static int snapshot_open(struct arguments *args)
 	return r;
 }
 
-/* Nobody writes the image: an overlay is all there is to do. */
-static int make_closed(struct arguments *args, struct overlay *overlay)
-{
-	struct json_object *entry = journal_entry("create", "", "");
-	int r;
-
-	overlay->link = backing_link(overlay->path,
-				     overlay->chain.layers[0].path);
-	r = overlay_make(entry, overlay);
-	if (!r)
-		journal_clear();
-	json_object_put(entry);
-	if (!r && args->json)
-		print_result(overlay->path, overlay->chain.layers[0].path, NULL);
-	return r;
-}
-
-static int check_closed(struct arguments *args, const struct overlay *overlay)
-{
-	const struct image *top = &overlay->chain.layers[0];
-	struct image_user user;
-	struct image image;
-	int r;
-
-	r = image_open(overlay->path, FORMAT_UNKNOWN, &image);
-	if (!r && device_uses(&image.id, false, &user))
-		r = device_refuse(overlay->path, &user);
-	if (!r)
-		r = image_check_usable(&image, true);
-	if (!r)
-		r = overlay_check(&image, &top->id, top->format, top->size,
-				  &args->formats);
-	if (!r && args->json)
-		print_result(overlay->path, top->path, NULL);
-	image_close(&image);
-	return r;
-}
-
 static int snapshot_closed(struct arguments *args)
 {
-	struct overlay overlay;
-	char *path;
+	struct closedsnap snap = {
+		.image = args->words[0],
+		.word = args->words[1],
+		.existing = args->existing,
+		.formats = &args->formats,
+	};
 	int r;
 
-	r = livesnap_path(args->words[1], args->existing, &path);
-	if (!r)
-		r = overlay_backing_open(&overlay, args->words[0], NULL,
-					 &args->formats);
-	if (!r) {
-		overlay.path = path;
-		r = args->existing ? check_closed(args, &overlay) :
-			make_closed(args, &overlay);
-		overlay_backing_close(&overlay);
-	}
+	r = closedsnap_open(&snap);
+	if (!r && args->dry_run)
+		fate_plan(closedsnap_plan(&snap, "snapshot"), args->json);
+	else if (!r)
+		r = closedsnap_make(&snap);
+	if (!r && args->json && !args->dry_run)
+		report_json(result_json(snap.path, closedsnap_backing(&snap),
+					NULL));
+	closedsnap_close(&snap);
 	recover();
-	free(path);
 	return r;
 }
 

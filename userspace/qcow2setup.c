@@ -155,13 +155,15 @@ static const struct command commands[] = {
 	  "             [--search DIR] [--backing-format IMAGE=FORMAT]",
 	  "make an image longer, also one in use; or shorter" },
 	{ "snapshot", cmd_snapshot, 1, INT_MAX,
-	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_FSFREEZE, OPT_QGA },
+	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_FSFREEZE, OPT_QGA,
+	    OPT_DRY_RUN },
 	  "NAME|IMAGE OVERLAY | NAME=OVERLAY... [--existing] [--no-grow]\n"
-	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET]\n"
+	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET] [--dry-run]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on writing in OVERLAY; what was written so far stays as it is" },
-	{ "revert", cmd_revert, 3, 3, { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW },
-	  "NAME IMAGE OVERLAY [--existing] [--no-grow]\n"
+	{ "revert", cmd_revert, 3, 3,
+	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_DRY_RUN },
+	  "NAME|IMAGE LAYER OVERLAY [--existing] [--no-grow] [--dry-run]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on in OVERLAY from what a lower image shows" },
 	{ "commit", cmd_commit, 1, 1,

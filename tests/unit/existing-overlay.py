@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """snapshot --existing of images that are not open: which overlays are empty?"""
 
+import os
+
 import host  # before the modules of lib/
 import ktap
 
@@ -52,6 +54,20 @@ def snapshots_are_data():
     base, top = overlay(PREALLOCATED[0])
     host.qemu_img("snapshot", "-c", "one", top)
     out, code = host.run(host.COMMAND, "snapshot", base, top, "--existing")
+    ktap.equal((code, out), (4, f"{top} is not empty.\n"), "refusal")
+
+
+@ktap.test
+def dry_run_of_a_snapshot():
+    base, top = overlay("")
+    new = f"{host.directory}/new"
+    out = host.qcow2setup("snapshot", base, new, "--dry-run")
+    ktap.equal(out, f"write: {new}\nlink: {new} to base\n", "plan")
+    ktap.check(not os.path.exists(new), "the overlay was made")
+    host.qcow2setup("snapshot", base, top, "--existing", "--dry-run")
+    host.qemu_io(top, LAST)
+    out, code = host.run(host.COMMAND, "snapshot", base, top, "--existing",
+                         "--dry-run")
     ktap.equal((code, out), (4, f"{top} is not empty.\n"), "refusal")
 
 

@@ -97,6 +97,82 @@ test_refused()
 	nothing_left
 }
 
+# Of a chain that is not open: the overlay is all there is to do.
+test_closed()
+{
+	chain
+	exits 5 'device vm' qcow2setup revert ./active base fresh
+	qcow2setup close vm
+	sha256sum base sn1 active >sums
+	qcow2setup revert ./active './active[1]' fresh --json >out
+	equal "$(jq -r .kept out)" "$PWD/active" "what is kept"
+	equal "$(jq -r '."backing-file"' out)" "$PWD/sn1" "layer"
+	mkdir sub
+	equal "$(qcow2setup revert ./active base sub/more)" \
+		"Kept: $PWD/active" "what is said"
+	equal "$(qemu-img info --output=json sub/more |
+		jq -r '."full-backing-filename"')" "$PWD/base" "link"
+	qemu-img create -q -f qcow2 -b base -F qcow2 mine
+	qcow2setup revert ./active base mine --existing
+	exits 4 'not of the image' qcow2setup revert ./active sn1 mine --existing
+	exits 4 'not a layer of' qcow2setup revert ./active fresh again
+	exits 4 'there is no' qcow2setup revert ./active './active[3]' again
+	exits 5 'already exists' qcow2setup revert ./active base fresh
+	fails test -e again
+	sha256sum -c sums
+	qemu-io -c 'read -P 2 0 512k' -c 'read -P 1 512k 512k' fresh |
+		(! grep failed)
+	qemu-io -c 'read -P 1 0 1M' sub/more | (! grep failed)
+	nothing_left
+}
+
+# plans COMMAND...: a dry run changes nothing; prints what it said
+plans()
+{
+	local before
+
+	before=$(ls; dmsetup table; sha256sum base sn1 mine)
+	qcow2setup "$@" --dry-run >/tmp/plan.out
+	qcow2setup "$@" --dry-run --json >/tmp/plan.json
+	equal "$(ls; dmsetup table; sha256sum base sn1 mine)" "$before" "all"
+	cat /tmp/plan.out
+}
+
+# both WORD: the plans for a device and for images are the same
+both()
+{
+	plans revert "$1" base fresh
+	matches "$(</tmp/plan.out)" "link: $PWD/fresh to base" "plan"
+	equal "$(jq -r .operation /tmp/plan.json)" revert "operation"
+	equal "$(jq -r '.unneeded[]' /tmp/plan.json | xargs)" \
+		"$PWD/active $PWD/sn1" "not needed"
+	plans revert "$1" base mine --existing
+	equal "$(jq .relinked /tmp/plan.json)" null "link"
+	plans snapshot "$1" fresh
+	equal "$(jq -r '.written[]' /tmp/plan.json)" "$PWD/fresh" "written"
+	equal "$(jq -r '.relinked."backing-file"' /tmp/plan.json)" active "link"
+	exits 4 'not of the image' \
+		qcow2setup snapshot "$1" mine --existing --dry-run
+	exits 4 'not of the image' \
+		qcow2setup revert "$1" sn1 mine --existing --dry-run
+	exits 5 'already exists' qcow2setup snapshot "$1" mine --dry-run
+}
+
+test_dry_run()
+{
+	chain
+	qemu-img create -q -f qcow2 -u -b base -F qcow2 mine 32M
+	both vm
+	plans snapshot vm=fresh
+	equal "$(jq -r '.[].operation' /tmp/plan.json)" snapshot "array"
+	exec 8</dev/mapper/vm
+	exits 5 'in use' qcow2setup revert vm base fresh --dry-run
+	exec 8<&-
+	qcow2setup close vm
+	both ./active
+	nothing_left
+}
+
 test_existing()
 {
 	chain

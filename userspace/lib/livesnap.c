@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "dm.h"
+#include "fate.h"
 #include "job.h"
 #include "layerword.h"
 #include "newimage.h"
@@ -231,6 +232,34 @@ int livesnap_open(struct livesnap *snap, const char *name, const char *overlay)
 	if (!r)
 		r = livesnap_path(overlay, snap->existing, &snap->overlay_path);
 	return r < 0 ? r : open_top(snap);
+}
+
+static int check_given(struct livesnap *snap)
+{
+	int r = check_overlay(snap);
+
+	return r < 0 ? r : attach_check_unused(&snap->overlay, ROLE_WRITE);
+}
+
+int livesnap_plan(struct livesnap *snap, struct json_object **plan)
+{
+	unsigned int i;
+	char *link;
+	int r;
+
+	r = snap->existing ? check_given(snap) : 0;
+	if (r < 0)
+		return r;
+	*plan = fate_new(snap->image ? "revert" : "snapshot");
+	for (i = 0; i < snap->below; i++)
+		fate_add(*plan, FATE_UNNEEDED, snap->device.layers[i].path);
+	fate_add(*plan, FATE_WRITTEN, snap->overlay_path);
+	if (snap->existing)
+		return 0;
+	link = backing_link(snap->overlay_path, snap->top.path);
+	fate_link(*plan, snap->overlay_path, link);
+	free(link);
+	return 0;
 }
 
 int livesnap_prepare(struct livesnap *snap)

@@ -70,6 +70,17 @@ int livesnap_path(const char *word, bool existing, char **path);
 int livesnap_open(struct livesnap *snap, const char *name, const char *overlay);
 
 /**
+ * livesnap_plan() - what is going to be done, see fate.h
+ * @snap: of livesnap_open()
+ * @plan: result, of no errors only
+ *
+ * Also checks what livesnap_prepare() would: an overlay that was made before.
+ *
+ * Return: 0 or an error, reported.
+ */
+int livesnap_plan(struct livesnap *snap, struct json_object **plan);
+
+/**
  * livesnap_journal() - make the journal entry
  * @snap: of livesnap_open()
  *
