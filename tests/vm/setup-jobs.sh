@@ -111,7 +111,41 @@ test_killed()
 	equal "$(dmsetup ls | awk '{ print $1 }')" "vm" "devices"
 	equal "$(layers vm)" "active sn1 base" "layers"
 	equal "$(table_words vm)" "$before" "table"
+	# What it had written so far; it was made much longer for that.
+	[ "$(stat -c %s base)" -lt 4000000 ]
 	qcow2setup commit vm --top sn1
+	[ "$(stat -c %s base)" -lt 18000000 ]
+	equal "$(layers vm)" "active base" "layers"
+	finish
+}
+
+# is_longer FILE BYTES
+is_longer()
+{
+	[ "$(stat -c %s "$1")" -gt "$2" ]
+}
+
+# The next command finds out by itself, and its own result is no longer either.
+test_killed_closed()
+{
+	chain
+	qcow2setup close vm
+	qcow2setup commit ./active --top sn1 --bandwidth 1M --detach
+	wait_for 20 is_longer base 64000000
+	sleep 1
+	pkill -KILL -x qcow2setup
+	wait_for 10 has_state "active dead"
+	qcow2setup list
+	[ "$(stat -c %s base)" -lt 6000000 ]
+	qemu-img check base
+	qcow2setup commit ./active --top sn1 --bandwidth 1M --detach
+	wait_for 20 is_longer base 64000000
+	pkill -KILL -x qcow2setup
+	wait_for 10 has_state "active dead"
+	qcow2setup commit ./active --top sn1
+	[ "$(stat -c %s base)" -lt 18000000 ]
+	qemu-img check base
+	qcow2setup open ./active vm
 	equal "$(layers vm)" "active base" "layers"
 	finish
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "copy.h"
+#include "job.h"
 #include "jobdev.h"
 #include "message.h"
 #include "pivot.h"
@@ -70,6 +71,21 @@ static int grow_raw(struct dest *dest, uint64_t size)
 	return live_reread(dest->live, dest->index);
 }
 
+/* Should this process be killed, recover() cuts the file back. */
+static int note_length(const struct dest *dest)
+{
+	const struct chain one = { image_of(dest), 1 };
+	struct json_object *note;
+
+	if (!dest->file)
+		return 0;
+	note = json_object_new_object();
+	json_object_object_add(note, "grown",
+			       state_json("", "", layers_json(&one),
+					  dest->floor));
+	return job_note(note);
+}
+
 static int attach(struct dest *dest, uint64_t size)
 {
 	int r;
@@ -88,7 +104,9 @@ static int attach(struct dest *dest, uint64_t size)
 	if (!image_of(dest)->is_device && image_of(dest)->format == FORMAT_QCOW2)
 		dest->file = text_copy(image_of(dest)->path);
 	dest->id = image_of(dest)->id;
-	r = attach_write(image_of(dest), true, &dest->writes);
+	r = note_length(dest);
+	if (!r)
+		r = attach_write(image_of(dest), true, &dest->writes);
 	return r < 0 ? r : live_reread(dest->live, dest->index);
 }
 

@@ -10,8 +10,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Notes of a job that runs: a file that was made (newimage.h), what the chain is to
- * become (finish.h)
+/*
+ * Notes of a job that runs: "new", a file that was made (newimage.h); "grown", one
+ * that was made longer (trim_top_of()); what the chain is to become (finish.h)
  */
 #define JOB_NOTES	"notes"
 

@@ -27,6 +27,7 @@
 #include "finish.h"
 #include "freeze.h"
 #include "jobdev.h"
+#include "jobrecord.h"
 #include "newimage.h"
 #include "report.h"
 #include "state.h"
@@ -444,6 +445,28 @@ static bool same_device(const char *name, const char *uuid)
 	return state.exists && !strcmp(state.uuid, uuid);
 }
 
+/*
+ * A layer that a job made longer, and was killed, has its writable loop device no
+ * more; or a device goes on in it, whose end will cut it.
+ */
+static bool cut_grown(const struct job_record *record, void *data)
+{
+	struct json_object *notes = job_notes(record);
+	struct json_object *grown = member(notes, "grown");
+	struct image_user user;
+	struct image_id id;
+
+	(void)data;
+	if (!grown || !top_of(grown) || !job_dead(record))
+		return false;
+	id = layer_json_id(top_of(grown));
+	if (!device_uses(&id, true, &user))
+		trim_top_of(grown);
+	json_object_object_del(notes, "grown");
+	job_state_save(record->name, record->json);
+	return false;
+}
+
 int recover(void)
 {
 	struct json_object *entry = journal_read();
@@ -456,8 +479,10 @@ int recover(void)
 		return r;
 	journal_clear();
 	/* What it cannot clean stands in nobody's way but that device's. */
-	jobdev_clean(NULL);
+	r = jobdev_clean(NULL);
 	attach_prune();
+	if (!r)
+		job_each(cut_grown, NULL);
 	device_state_prune(same_device);
 	finish_dead();
 	return 0;
