@@ -88,6 +88,25 @@ test_cpus_and_memory()
 		' | tr '\n' ' ')" = "2 1 " ]
 }
 
+# start_time: seconds of CPU time that the start of a machine and its end take;
+# unlike the seconds on the clock, not those of others
+start_time()
+{
+	local TIMEFORMAT='%U %S'
+
+	{ time vm -- true; } 2>&1 | awk '{ print $1 + $2 }'
+}
+
+# What is kept from the first start is there now.
+test_a_shell_within_10_seconds()
+{
+	local took
+
+	took=$(start_time)
+	echo "# $took s"
+	awk -v took="$took" 'BEGIN { exit !(took > 0.1 && took < 10) }'
+}
+
 # The same program takes the same number of instructions, give or take the
 # interrupts, and so the same time.
 test_icount_is_one_steady_cpu()
@@ -129,7 +148,9 @@ interrupt()
 {
 	local pid qemu
 
-	"$VM" "${OPTIONS[@]}" --no-build -- sleep 1000 >/dev/null 2>&1 &
+	# A shell has its background processes ignore SIGINT.
+	env --default-signal "$VM" "${OPTIONS[@]}" --no-build -- \
+		sleep 1000 >/dev/null 2>&1 &
 	pid=$!
 	for _ in {1..300}; do
 		qemu=$(pgrep -P "$pid" -f '^qemu-system') && break
@@ -146,6 +167,7 @@ interrupt()
 	return 1
 }
 
+test_sigint_ends_qemu() { interrupt INT; }
 test_sigterm_ends_qemu() { interrupt TERM; }
 test_sighup_ends_qemu() { interrupt HUP; }
 test_sigkill_ends_qemu() { interrupt KILL; }
