@@ -292,14 +292,16 @@ def debug(long):
 
 def only_long(root):
     """What takes too long for each change: jobs of the chain operations killed
-    at many instants, their speed and pauses, 20 minutes of them at random; and
-    scripts/vm itself."""
+    at many instants, their speed and pauses, 20 minutes of them at random; what
+    an I/O costs; and scripts/vm itself."""
     return [
         Job("vm-selftest", ["tests/vm-selftest.sh"], root, timeout=5400),
         Job("killed", vm() + ["tests/vm/suite", "killed-chain.sh"], root, True,
             14400),
         Job("measure", vm() + ["tests/vm/suite", "measure-chain.py"], root,
             True, 14400),
+        Job("instructions", vm("--icount") +
+            ["tests/vm/suite", "measure-instructions.py"], root, True, 5400),
         Job("stress", vm("--debug") + ["tests/vm/suite", "stress-chain.py"],
             ["debug-kernel"], True, 14400),
     ]
