@@ -77,7 +77,7 @@ test_parameters()
 	exits 1 'No command' qcow2setup
 	exits 1 "Unknown command 'opne'" qcow2setup opne ./top.qcow2 vm
 	exits 1 'number of arguments' qcow2setup open ./top.qcow2
-	exits 1 'not for close' qcow2setup close vm --read-only
+	exits 1 'not an option of close' qcow2setup close vm --read-only
 	exits 1 'not a device name' qcow2setup open ./top.qcow2 a/b
 	exits 1 'not a device name' qcow2setup open ./top.qcow2 'a b'
 	exits 1 'not a device name' qcow2setup open ./top.qcow2 ..
