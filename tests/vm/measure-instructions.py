@@ -49,7 +49,7 @@ def instructions(name, rw):
                  f"--rw={rw}", "--bs=4k", "--direct=1", "--ioengine=libaio",
                  "--iodepth=32", f"--io_size={4096 * IOS}",
                  f"--size={SIZE}", "--output-format=json")
-    job = json.loads(out)["jobs"][0]
+    job = json.loads(out[out.index("{"):])["jobs"][0]
     ktap.equal(job["error"], 0, "fio's error")
     return 1e9 / max(job["read"]["iops"], job["write"]["iops"])
 
