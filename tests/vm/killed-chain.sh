@@ -122,8 +122,10 @@ not_long()
 		length=$(stat -c %s "$image")
 		before=$(stat -c %s "before/$image")
 		[ "$length" -gt $((before + 4096)) ] || continue
-		end=$(qemu-img check -U --output=json "$image" |
-			jq '."image-end-offset"')
+		# The old active image, where nobody was left to give back its clusters
+		qemu-img check -U --output=json "$image" >check.json 2>/dev/null ||
+			[ $? = 3 ]
+		end=$(jq '."image-end-offset"' check.json)
 		[ "$length" -le "$end" ] ||
 			die "$image has $length bytes, and uses $end"
 	done

@@ -176,6 +176,7 @@ commit_active()
 		equal "$(device_contents vm)" "$before" "contents of $base"
 		qcow2setup close vm
 		[ "$(format_of "$base" "$kind")" = raw ] || check_images "$base"
+		check_images active
 		copy_chain . before
 	done
 	all_gone

@@ -167,7 +167,7 @@ goes_on()
 # image_end IMAGE: where its last cluster ends
 image_end()
 {
-	qemu-img check --output=json "$1" | jq '."image-end-offset"'
+	qemu-img check -U --output=json "$1" | jq '."image-end-offset"'
 }
 
 test_preallocated_overlay()

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "attach.h"
+#include "check.h"
 #include "dest.h"
 #include "job.h"
 #include "jobdev.h"
@@ -31,11 +33,34 @@ static int note_top(struct live *live, struct dest *dest)
 	return live_save(live, length);
 }
 
+/*
+ * The kernel has emptied it by one sector of its header, so that it is right at
+ * any instant: what that leaked is given back. Nobody needs it any more: that it
+ * cannot be done, or takes another command, is no more than worth a warning.
+ */
+static void give_back(const struct image_id *id, const char *path)
+{
+	struct check_result result;
+	bool muted = report_muted();
+	int r;
+
+	report_mute(true);
+	r = attach_wait_gone(id, LOOP_WRITE) ?
+		check_image(path, true, &result) : -EBUSY;
+	report_mute(muted);
+	if (r < 0)
+		report_warn("%s is empty, but its clusters are not free: 'qcow2setup check --repair' frees them.",
+			    path);
+	else
+		json_object_put(result.report);
+}
+
 /* From here on the device is where it was to get to. */
 static int take_over(struct live *live, struct dest *dest,
-		     const struct mirror *mirror)
+		     const struct mirror *mirror, bool remove)
 {
-	struct json_object *old = device_state_load(live->device.name);
+	char *path = text_copy(live->chain.layers[0].path);
+	struct image_id id = live->chain.layers[0].id;
 	int r;
 
 	job_finishing();
@@ -45,9 +70,9 @@ static int take_over(struct live *live, struct dest *dest,
 		r = note_top(live, dest);
 	if (!r)
 		r = jobdev_remove("to");
-	if (!r && old)
-		trim_top_of(old);
-	json_object_put(old);
+	if (!r && !remove)
+		give_back(&id, path);
+	free(path);
 	return r < 0 ? r : live_refresh(live);
 }
 
@@ -61,7 +86,7 @@ static int prepare_commit(struct live *live, struct dest *dest)
 				       live->device.count - 2, size, " yield");
 }
 
-int active_commit(struct live *live)
+int active_commit(struct live *live, bool remove)
 {
 	struct mirror mirror = { .live = live, .layers = 1 };
 	struct dest dest;
@@ -73,7 +98,7 @@ int active_commit(struct live *live)
 	if (!r)
 		r = mirror_run(&mirror);
 	if (!r)
-		r = take_over(live, &dest, &mirror);
+		r = take_over(live, &dest, &mirror, remove);
 	if (r < 0) {
 		jobdev_clean(live->subject);
 		dest_trim(&dest);

@@ -10,15 +10,16 @@
 /**
  * active_commit() - merge the active image into the one below
  * @live: the chain; its top is that one, then
+ * @remove: the old top is to be deleted
  *
- * The old top becomes an empty overlay of it.
+ * The old top becomes an empty overlay of it, and its file is cut accordingly.
  *
  * Within a job. The state lock is held, and is again when it returns, but not
  * meanwhile.
  *
  * Return: 0, or an error, reported; -ECANCELED, unreported.
  */
-int active_commit(struct live *live);
+int active_commit(struct live *live, bool remove);
 
 /**
  * active_pull() - merge layers into the active image

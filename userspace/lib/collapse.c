@@ -151,7 +151,7 @@ static int commit_active(const struct collapse *collapse, struct merge *lower)
 	tally_expect(collapse->live->device.sectors * 512);
 	if (collapse->last > 1)
 		r = merge_run(lower);
-	return r < 0 ? r : active_commit(collapse->live);
+	return r < 0 ? r : active_commit(collapse->live, collapse->remove);
 }
 
 static int pull_active(const struct collapse *collapse)
