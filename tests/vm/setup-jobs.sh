@@ -163,8 +163,8 @@ killed_copy()
 
 	shift
 	qcow2setup copy "$word" copy "$@" --bandwidth 1M --detach
-	sleep 1
-	test -e copy.partial
+	wait_for 20 test -e copy.partial
+	sleep 2
 	pkill -KILL -x qcow2setup
 	wait_for 10 has_state "${word##*/} dead"
 	qcow2setup jobs --clean
@@ -173,7 +173,7 @@ killed_copy()
 	equal "$(state)" "" "jobs"
 	# Another file of that name stays.
 	qcow2setup copy "$word" copy "$@" --bandwidth 1M --detach
-	sleep 1
+	wait_for 20 test -e copy.partial
 	pkill -KILL -x qcow2setup
 	wait_for 10 has_state "${word##*/} dead"
 	mv copy.partial mine
