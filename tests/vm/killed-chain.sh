@@ -119,6 +119,7 @@ not_long()
 
 	for image in base sn1 sn2 sn3 active; do
 		[ "$image" != "${1-}" ] || continue
+		[ -e "$image" ] || continue
 		length=$(stat -c %s "$image")
 		before=$(stat -c %s "before/$image")
 		[ "$length" -gt $((before + 4096)) ] || continue

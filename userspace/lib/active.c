@@ -64,8 +64,10 @@ static int take_over(struct live *live, struct dest *dest,
 	int r;
 
 	job_finishing();
-	r = mirror_replace(mirror, live->device.layers + 1,
-			   live->device.count - 1);
+	r = live_note_top(live);
+	if (!r)
+		r = mirror_replace(mirror, live->device.layers + 1,
+				   live->device.count - 1);
 	if (!r)
 		r = note_top(live, dest);
 	if (!r)

@@ -400,6 +400,8 @@ static int replace(struct work *work, struct mirror *mirror)
 	int r;
 
 	r = note_result(work);
+	if (!r)
+		r = live_note_top(live);
 	if (r < 0)
 		return r;
 	job_finishing();

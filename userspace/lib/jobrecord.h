@@ -12,7 +12,8 @@
 
 /*
  * Notes of a job that runs: "new", a file that was made (newimage.h); "grown", one
- * that was made longer (trim_top_of()); what the chain is to become (finish.h)
+ * that was made longer, and "old", the top that the device leaves (trim_top_of());
+ * what the chain is to become (finish.h)
  */
 #define JOB_NOTES	"notes"
 

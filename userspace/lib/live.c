@@ -354,6 +354,15 @@ int live_layer(const struct live *live, const char *word, unsigned int *index)
 	return r;
 }
 
+int live_note_top(const struct live *live)
+{
+	struct json_object *note = json_object_new_object();
+
+	json_object_object_add(note, "old",
+			       device_state_load(live->device.name));
+	return job_note(note);
+}
+
 /* One link after the other; NULL as soon as one is not relative. */
 static char *relative_link(const struct live *live, unsigned int overlay,
 			   unsigned int backing)

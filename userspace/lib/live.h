@@ -124,6 +124,16 @@ int live_relink(struct live *live, unsigned int index, const char *link,
 int live_drop(struct live *live, unsigned int first, unsigned int count,
 	      unsigned int reads);
 
+/**
+ * live_note_top() - note that the device is about to leave its top image
+ * @live: the chain
+ *
+ * Should the job be killed then, recover() cuts the file, which was made longer.
+ *
+ * Return: 0 or an error, reported.
+ */
+int live_note_top(const struct live *live);
+
 /** live_forget() - layers are not part of the chain any more */
 void live_forget(struct live *live, unsigned int first, unsigned int count);
 

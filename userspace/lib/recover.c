@@ -449,20 +449,30 @@ static bool same_device(const char *name, const char *uuid)
  * A layer that a job made longer, and was killed, has its writable loop device no
  * more; or a device goes on in it, whose end will cut it.
  */
-static bool cut_grown(const struct job_record *record, void *data)
+static void cut_noted(struct json_object *notes, const char *key)
 {
-	struct json_object *notes = job_notes(record);
-	struct json_object *grown = member(notes, "grown");
+	struct json_object *state = member(notes, key);
 	struct image_user user;
 	struct image_id id;
 
-	(void)data;
-	if (!grown || !top_of(grown) || !job_dead(record))
-		return false;
-	id = layer_json_id(top_of(grown));
+	if (!state || !top_of(state))
+		return;
+	id = layer_json_id(top_of(state));
 	if (!device_uses(&id, true, &user))
-		trim_top_of(grown);
-	json_object_object_del(notes, "grown");
+		trim_top_of(state);
+	json_object_object_del(notes, key);
+}
+
+static bool cut_grown(const struct job_record *record, void *data)
+{
+	struct json_object *notes = job_notes(record);
+
+	(void)data;
+	if (!job_dead(record) || (!member(notes, "grown") &&
+				  !member(notes, "old")))
+		return false;
+	cut_noted(notes, "grown");
+	cut_noted(notes, "old");
 	job_state_save(record->name, record->json);
 	return false;
 }
