@@ -35,7 +35,10 @@
  *
  * Where FUA writes of the head and writes of the tail hit one sector, the log
  * does not say which was last. Guest data says so itself: operations on a
- * sector are numbered in order of time. Other sectors are counted as ambiguous.
+ * sector are numbered in order of time. Zeroes are older than the guest's data
+ * if the journal has no later operation that makes them, and what comes from the
+ * layer below always is: it fills what the guest has not written yet. What is
+ * left is counted as ambiguous.
  *
  * If a flush ends before one that was submitted earlier, what the earlier one
  * made durable is entered too late, which would look like a loss. The disk under
@@ -476,6 +479,20 @@ static void discard_sector(uint64_t index, uint64_t sector)
 
 static uint8_t *fua_sector;	/* of the current interval: written by the head */
 
+/* Can the guest have asked for zeroes after the write of @tag? */
+static int zeroed_after(const struct sector_tag *tag)
+{
+	uint64_t i = first[tag->number + 1];
+
+	while (i > first[tag->number] && touching[i - 1] > tag->op) {
+		const struct operation *op = &operations[touching[--i]];
+
+		if (op->kind != OP_WRITE && op->submitted < now.end)
+			return 1;
+	}
+	return 0;
+}
+
 /* Of a write of the tail: was its sector written later, by the head? */
 static int outdated(uint64_t sector, const uint8_t *data)
 {
@@ -483,13 +500,21 @@ static int outdated(uint64_t sector, const uint8_t *data)
 
 	if (!fua_sector[sector])
 		return 0;
-	if (!sector_read(sector_at(sector), &old) || !sector_read(data, &new) ||
-	    old.magic != SECTOR_GUEST || new.magic != SECTOR_GUEST ||
-	    old.number != new.number) {
-		nr_ambiguous++;
-		return 0;
+	if (!sector_read(sector_at(sector), &old) ||
+	    old.magic != SECTOR_GUEST || old.number >= guest_sectors)
+		goto ambiguous;
+	if (sector_is_zero(data)) {
+		if (!zeroed_after(&old))
+			return 1;
+	} else if (sector_read(data, &new) && new.number == old.number) {
+		if (new.magic == SECTOR_GUEST)
+			return old.op > new.op;
+		if (new.magic == SECTOR_BACKING)
+			return 1;
 	}
-	return old.op > new.op;
+ambiguous:
+	nr_ambiguous++;
+	return 0;
 }
 
 /* Sector @i of an entry reaches the medium. */

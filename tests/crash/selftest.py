@@ -199,6 +199,26 @@ class Writer:
             self.content.pop(number, None)
         self.log.record(COMPLETE, self.op, first, PER_CLUSTER, ZERO)
 
+    def zero_in_place(self, first, count):
+        """Of sectors that are written to: the cluster stays."""
+        self.op += 1
+        self.log.record(SUBMIT, self.op, first, count, ZERO)
+        where = (self.l2[first // PER_CLUSTER] & ~COPIED) // SECTOR
+        self.log.write(where + first % PER_CLUSTER, bytes(count * SECTOR))
+        for number in range(first, first + count):
+            self.content.pop(number, None)
+        self.log.record(COMPLETE, self.op, first, count, ZERO)
+
+    def one_place(self, first, count):
+        """Zeroes and FUA writes of the same sectors between two flushes."""
+        self.write(first, count, False)
+        self.guest_flush()
+        for what in self.random.choice(("zw", "wz", "zwz", "wzw")):
+            if what == "z":
+                self.zero_in_place(first, count)
+            else:
+                self.write(first, count, True)
+
     def put_refcounts(self):
         data = struct.pack(f">{CLUSTER // 2}H", *self.refcounts)
         for i in sorted(self.dirty_refcounts):
@@ -243,7 +263,11 @@ class Writer:
             else:
                 start = self.random.randrange(PER_CLUSTER)
                 count = self.random.randint(1, PER_CLUSTER - start)
-                self.write(cluster * PER_CLUSTER + start, count, dice > 0.9)
+                where = cluster * PER_CLUSTER + start
+                if dice < 0.45 and not self.mistake:
+                    self.one_place(where, count)
+                else:
+                    self.write(where, count, dice > 0.9)
         self.guest_flush()
 
 
