@@ -50,6 +50,8 @@ def reports(lines):
 
 RESULT = re.compile(r"^( *)(not ok|ok) +(\d+) *-? *(.*)$")
 PLAN = re.compile(r"^( *)1\.\.(\d+)")
+COMMENT = re.compile(r"^ *# ?(.*)$")
+FEW = 20    # lines that a failed test says of itself, in the report
 
 
 class Ktap:
@@ -58,6 +60,8 @@ class Ktap:
     def __init__(self):
         self.passed = []
         self.failed = []
+        self.why = {}       # by the name of a failed test: what it said
+        self.comments = []  # since the last result
         self.levels = {}
 
     def _level(self, indent):
@@ -86,8 +90,10 @@ class Ktap:
             return None
         result = RESULT.match(text)
         if not result:
+            self._comment(text)
             return None
         indent, word, _, name = result.groups()
+        comments, self.comments = self.comments, []
         leaves, bad = self._close_below(len(indent))
         level = self._level(len(indent))
         level["seen"] += 1
@@ -97,7 +103,15 @@ class Ktap:
         if leaves and (good or bad):
             return None     # its own tests have been counted
         (self.passed if good else self.failed).append(name)
-        return None if good else name
+        if good:
+            return None
+        self.why.setdefault(name, comments)
+        return name
+
+    def _comment(self, text):
+        comment = COMMENT.match(text)
+        if comment:
+            self.comments = self.comments[1 - FEW:] + [comment[1]]
 
     def end(self):
         self._close_below(0)
@@ -370,6 +384,8 @@ def main():
         failed += len(job.ktap.failed)
         for name in job.ktap.failed:
             print(f"FAILED {job.name}: {name}")
+            for line in job.ktap.why.get(name, []):
+                print(f"    | {line}")
     print(f"{passed} passed, {failed} failed", flush=True)
     sys.exit(1 if failed else 0)
 
