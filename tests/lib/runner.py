@@ -277,14 +277,15 @@ def target(long):
             "target-read.py=raw",
             "target-compressed.py=mixed.*zstd,neighbours,damaged",
             "target-jobs.py",
-            "target-by-hand.sh=documented,fio_jobs,live,error_if,"
-            "failed_metadata,file_system,suspend,internal"]
+            "target-by-hand.sh=documented,fio_jobs_4k,live,error_if,"
+            "failed_metadata,suspend,internal"]
 
 
 def setup(long):
     if long:
         return suite("setup-")
-    return suite("setup-(open|many|files|look|check)") + [
+    return suite("setup-(open|files|look|check)") + [
+        "setup-many.sh=20,kill_snapshot_at_12,kill_open",
         "setup-resize.sh=mounted,partitions,cannot",
         "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
         "setup-copy.sh=finish"]

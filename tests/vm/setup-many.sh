@@ -102,11 +102,12 @@ check_round()
 		"tables after round $round"
 }
 
-test_kill_snapshot_at_50_instants()
+kill_snapshot()
 {
 	local start took delay top=first.qcow2 depth=2 new=0 old=0 round
+	local rounds=$1
 
-	for round in $(seq 50); do
+	for round in $(seq "$rounds"); do
 		head -c 65536 /dev/zero |
 			tr '\0' "\\$(printf %03o "$round")" >"pattern$round"
 	done
@@ -115,7 +116,7 @@ test_kill_snapshot_at_50_instants()
 	start=$(microseconds)
 	qcow2setup snapshot vm first.qcow2
 	took=$(($(microseconds) - start))
-	for round in $(seq 50); do
+	for round in $(seq "$rounds"); do
 		delay=$(((RANDOM * 32768 + RANDOM) % (took * 11 / 10)))
 		delay=$(printf '%d.%06d' $((delay / 1000000)) \
 			$((delay % 1000000)))
@@ -123,7 +124,7 @@ test_kill_snapshot_at_50_instants()
 		check_round "$round" "s$round.qcow2"
 	done
 	echo "$old on the old chain, $new on the new one"
-	for round in $(seq 50); do
+	for round in $(seq "$rounds"); do
 		cmp -n 65536 "pattern$round" /dev/mapper/vm 0 \
 			$((round * 65536)) ||
 			die "what round $round wrote is not there"
@@ -131,6 +132,16 @@ test_kill_snapshot_at_50_instants()
 	qcow2setup close vm
 	nothing_left_at_all
 	qemu-img check "$top"
+}
+
+test_kill_snapshot_at_12_instants()
+{
+	kill_snapshot 12
+}
+
+test_kill_snapshot_at_50_instants()
+{
+	kill_snapshot 50
 }
 
 test_kill_open_and_close()
