@@ -82,6 +82,52 @@ test_events()
 	finish
 }
 
+# events FILE WANT STATE: the kinds of events, and the state that the last tells of
+events()
+{
+	cat "$1"
+	equal "$(jq -r 'select(.event) | .event' "$1" | uniq | xargs)" "$2" "events"
+	equal "$(jq -rs '.[-1].state' "$1")" "$3" "state"
+}
+
+test_events_of_another_process()
+{
+	chain
+	slow --detach
+	qcow2setup cancel vm --json >out
+	events out "start progress end" cancelled
+	equal "$(layers vm)" "active sn1 base" "layers"
+	qcow2setup commit vm --top sn1 --bandwidth 8M --detach
+	qcow2setup wait vm --json >out
+	events out "start progress end" "done"
+	finish
+}
+
+# on_terminal FILE: the bar of a commit, and what is beside it
+on_terminal()
+{
+	tr '\r' '\n' <"$1" >lines
+	grep -qE '^commit vm \[#+ *\] +[0-9]+%, .* of 16[^ ]* MiB, .*/s, [0-9:]+ left' \
+		lines || die "no progress bar: $(head -c 2000 lines)"
+}
+
+test_terminal()
+{
+	chain
+	exits 4 'ancelled' script -qec \
+		"qcow2setup commit vm --top sn1 --bandwidth 1M" typescript \
+		< <(sleep 4 && printf '\003')
+	on_terminal typescript
+	equal "$(state)" "" "jobs"
+	equal "$(layers vm)" "active sn1 base" "layers"
+	script -qec "qcow2setup commit vm --top sn1 --bandwidth 8M" typescript \
+		</dev/null >/dev/null
+	on_terminal typescript
+	matches "$(tail -n 1 lines)" '100%' "the last line"
+	equal "$(layers vm)" "active base" "layers"
+	finish
+}
+
 test_closed_image()
 {
 	chain
