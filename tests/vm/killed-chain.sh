@@ -49,7 +49,7 @@ again()
 
 	shift
 	if [ "$(qcow2setup jobs --json | jq length)" = 0 ]; then
-		! [[ $(chain_of) =~ $want ]] || return 0
+		! [[ $(chain_of) =~ $want ]] || ! test -e "${made:-.}" || return 0
 		[ -z "$forced" ] || set -- "$@" "$forced"
 	fi
 	said=$("$@" 2>&1) || die "run again: $* said: $said"
@@ -154,10 +154,19 @@ time_of()
 	[ "$how" = closed ] || qcow2setup close vm
 }
 
+# check_files: what is gone, and what there is now
+check_files()
+{
+	[ -z "$deleted" ] || fails test -e "$deleted"
+	[ -n "$made" ] || return 0
+	check_images "$made"
+	qemu-img compare -q -F raw "$made" want.raw || die "contents of $made"
+}
+
 # kill_rounds HOW WANT COMMAND...: HOW is open or closed; $deleted is the file
-# that must be gone then, if any; $forced is what the command needs in addition
-# where nobody knows of the job any more
-deleted='' forced=''
+# that must be gone then, if any, $made the one that must be there; $forced is what
+# the command needs in addition where nobody knows of the job any more
+deleted='' made='' forced=''
 kill_rounds()
 {
 	local how=$1 want=$2 whole round
@@ -175,7 +184,7 @@ kill_rounds()
 			die "contents of $top, round $round"
 		[ "$top" = copy ] || not_long
 		check_images "$top"
-		[ -z "$deleted" ] || fails test -e "$deleted"
+		check_files
 	done
 	all_gone
 }
@@ -241,10 +250,30 @@ test_copy()
 		qcow2setup copy vm copy --shallow --pivot
 }
 
+test_copy_finish()
+{
+	made=copy
+	kill_rounds open '^active sn3 sn2 sn1 base$' \
+		qcow2setup copy vm copy --finish
+}
+
+test_copy_closed()
+{
+	made=copy
+	kill_rounds closed '^active sn3 sn2 sn1 base$' \
+		qcow2setup copy ./active copy --shallow
+}
+
 test_rebase()
 {
 	kill_rounds open '^active sn1 base$' \
 		qcow2setup rebase vm -b sn1 -F qcow2
+}
+
+test_rebase_closed()
+{
+	kill_rounds closed '^active sn1 base$' \
+		qcow2setup rebase ./active -b sn1 -F qcow2
 }
 
 main "$@"
