@@ -3,6 +3,7 @@
 # make            build the module and qcow2setup
 # make demo       see it work, in a virtual machine
 # make check      run the tests, in virtual machines
+# make fuzz       fuzz what decodes images, for MINUTES=30
 # make install    install both (DESTDIR, PREFIX)
 #
 # KDIR=DIR  kernel build directory (default: the running kernel's, else the
@@ -13,7 +14,7 @@ KDIR ?= $(shell scripts/find-kdir)
 PREFIX ?= /usr
 export PREFIX
 
-.PHONY: all module userspace install clean check check-long unit demo
+.PHONY: all module userspace install clean check check-long unit fuzz demo
 
 all: module userspace
 
@@ -38,6 +39,9 @@ clean:
 
 unit:
 	$(MAKE) -C tests unit
+
+fuzz:
+	tests/fuzz/run $(MINUTES)
 
 check:
 	tests/run-check

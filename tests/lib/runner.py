@@ -308,9 +308,11 @@ def debug(long):
 def only_long(root):
     """What takes too long for each change: jobs of the chain operations killed
     at many instants, their speed and pauses, 20 minutes of them at random; what
-    an I/O costs; and scripts/vm itself."""
+    an I/O costs; scripts/vm itself; and half an hour of the fuzzer."""
     return [
         Job("vm-selftest", ["tests/vm-selftest.sh"], root, timeout=5400),
+        # Both make the fuzzer's seeds.
+        Job("fuzz", ["tests/fuzz/run"], ["unit"], timeout=14400),
         Job("killed", vm() + ["tests/vm/suite", "killed-chain.sh"], root, True,
             14400),
         Job("measure", vm() + ["tests/vm/suite", "measure-chain.py"], root,
