@@ -118,6 +118,22 @@ wait_for()
 	done
 }
 
+find_scsi_disk()
+{
+	disk=$(echo /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*)
+	disk=/dev/${disk##*/}
+	[ -b "$disk" ]
+}
+
+# scsi_disk [OPTION...]: sets $disk to a disk in memory; options of scsi_debug.
+# Unload that module at the end.
+scsi_disk()
+{
+	modprobe sd_mod
+	modprobe scsi_debug "$@"
+	wait_for 10 find_scsi_disk
+}
+
 # kernel_log: the kernel messages since the test started.
 kernel_log()
 {

@@ -140,18 +140,9 @@ test_refused()
 }
 
 # The kernel refuses the last table: clusters smaller than a block.
-find_scsi_debug()
-{
-	disk=$(echo /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*)
-	disk=/dev/${disk##*/}
-	[ -b "$disk" ]
-}
-
 test_failure_leaves_nothing()
 {
-	modprobe sd_mod
-	modprobe scsi_debug sector_size=4096 dev_size_mb=64
-	wait_for 10 find_scsi_debug
+	scsi_disk sector_size=4096 dev_size_mb=64
 	open_all a b
 	before=$(dmsetup table)
 	qemu-img create -q -f qcow2 -o cluster_size=512 -u -b "$PWD/b.qcow2" \

@@ -202,21 +202,11 @@ test_refused()
 	nothing_left
 }
 
-# Sets $disk to the device of scsi_debug.
-find_scsi_debug()
-{
-	disk=$(echo /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*)
-	disk=/dev/${disk##*/}
-	[ -b "$disk" ]
-}
-
 # No table can be loaded over a chain that the kernel refuses: here, because
 # its overlay's clusters are smaller than a block.
 test_failure_leaves_nothing()
 {
-	modprobe sd_mod
-	modprobe scsi_debug sector_size=4096 dev_size_mb=64
-	wait_for 10 find_scsi_debug
+	scsi_disk sector_size=4096 dev_size_mb=64
 	pair
 	before=$(dmsetup table vm)
 	qemu-img create -q -f qcow2 -o cluster_size=512 -u -b "$PWD/top.qcow2" \
