@@ -155,6 +155,7 @@ static uint64_t zero_from(const struct opening *opening)
 
 static char *table_params(const struct opening *opening)
 {
+	bool error = opening->args->no_space_error;
 	unsigned int i, count = opening->chain.count;
 	struct device_layer *layers = NULL;
 	char *params;
@@ -164,7 +165,9 @@ static char *table_params(const struct opening *opening)
 		layers[i].format = opening->chain.layers[i].format;
 		layers[i].device = opening->attached[i].device;
 	}
-	params = device_params(layers, count, zero_from(opening), NULL, 0);
+	params = device_params(layers, count, zero_from(opening),
+			       error ? " " FEATURE_NO_SPACE_ERROR : NULL,
+			       error);
 	free(layers);
 	return params;
 }
@@ -234,6 +237,9 @@ static int check_arguments(const struct arguments *args)
 	if (args->repair && args->read_only)
 		return report_fail(EINVAL,
 				   "--repair and --read-only do not go together: what is only read need not be repaired.");
+	if (args->no_space_error && args->read_only)
+		return report_fail(EINVAL,
+				   "--no-space=error and --read-only do not go together: what is only read needs no space.");
 	if (!is_path(args->words[0]) && access(args->words[0], F_OK) < 0)
 		return report_fail(ENOENT, "%s does not exist.",
 				   args->words[0]);

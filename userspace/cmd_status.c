@@ -83,6 +83,9 @@ static void print_json(const struct device *device,
 	json_set_number(object, "size", device->sectors * 512);
 	json_set_bool(object, "read-only", device->dm.read_only);
 	json_set_bool(object, "suspended", device->dm.suspended);
+	if (!device->dm.read_only)
+		json_set_string(object, "no-space", device->no_space_error ?
+				"error" : "queue");
 	json_set_number(object, "open-count", device->dm.open_count);
 	json_object_object_add(object, "partitions",
 			       partitions_of(&device->dm));
@@ -154,6 +157,9 @@ static void print_text(const struct device *device,
 	printf("  mode:     %s%s\n",
 	       device->dm.read_only ? "read-only" : "read/write",
 	       device->dm.suspended ? ", suspended" : "");
+	if (!device->dm.read_only)
+		printf("  no space: writes %s\n",
+		       device->no_space_error ? "fail" : "wait");
 	printf("  size:     %llu sectors (%s)\n",
 	       (unsigned long long)device->sectors,
 	       size_text(device->sectors * 512, size));

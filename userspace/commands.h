@@ -51,6 +51,7 @@
  * @clean: --clean
  * @repair: --repair
  * @shrink: --shrink
+ * @no_space_error: --no-space=error
  */
 struct arguments {
 	const char *words[WORDS_MAX];
@@ -88,6 +89,7 @@ struct arguments {
 	bool clean;
 	bool repair;
 	bool shrink;
+	bool no_space_error;
 };
 
 /*

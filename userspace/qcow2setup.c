@@ -52,6 +52,7 @@ enum option_id {
 	OPT_CLEAN,
 	OPT_REPAIR,
 	OPT_SHRINK,
+	OPT_NO_SPACE,
 	/* No options: stand for chain_options and user_options */
 	OPT_CHAIN,
 	OPT_USERS,
@@ -89,6 +90,7 @@ static const struct option options[] = {
 	{ "clean", no_argument, NULL, OPT_CLEAN },
 	{ "repair", no_argument, NULL, OPT_REPAIR },
 	{ "shrink", no_argument, NULL, OPT_SHRINK },
+	{ "no-space", required_argument, NULL, OPT_NO_SPACE },
 	{ }
 };
 
@@ -107,7 +109,7 @@ struct command {
 	int (*run)(struct arguments *args);
 	int least;
 	int most;
-	int options[6];
+	int options[8];
 	const char *usage;
 	const char *what;
 };
@@ -129,9 +131,10 @@ static const char user_usage[] = " [--force] [--search DIR]";
 static const struct command commands[] = {
 	{ "open", cmd_open, 2, 2,
 	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW,
-	    OPT_REPAIR },
+	    OPT_REPAIR, OPT_NO_SPACE },
 	  "IMAGE NAME [--read-only] [--backing-format IMAGE=FORMAT]\n"
-	  "             [--partitions] [--no-grow] [--repair]",
+	  "             [--partitions] [--no-grow] [--repair]\n"
+	  "             [--no-space=queue|error]",
 	  "open the chain under IMAGE as /dev/mapper/NAME" },
 	{ "close", cmd_close, 1, 1, { 0 }, "NAME", "close the device NAME" },
 	{ "list", cmd_list, 0, 0, { 0 }, "", "list open devices" },
@@ -338,6 +341,16 @@ static int set_chain_option(struct arguments *args, int option)
 	return 0;
 }
 
+static int set_no_space(struct arguments *args, const char *word)
+{
+	args->no_space_error = !strcmp(word, "error");
+	if (args->no_space_error || !strcmp(word, "queue"))
+		return 0;
+	return report_fail(EINVAL,
+			   "--no-space: '%s' is neither queue (writes wait for space) nor error (they fail).",
+			   word);
+}
+
 static int set_option(struct arguments *args, int option)
 {
 	switch (option) {
@@ -386,6 +399,8 @@ static int set_option(struct arguments *args, int option)
 	case OPT_SHRINK:
 		args->shrink = true;
 		break;
+	case OPT_NO_SPACE:
+		return set_no_space(args, optarg);
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
 	default:

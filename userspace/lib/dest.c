@@ -211,7 +211,8 @@ int dest_create(struct dest *dest, const struct device_layer *below,
 		return 0;
 	}
 	dest->path = jobdev_path("to");
-	all = text(" error_if_no_space%s%s", grows ? " grow" : "", features);
+	all = text(" " FEATURE_NO_SPACE_ERROR "%s%s", grows ? " grow" : "",
+		   features);
 	r = create_device(dest, below, count, grows ? size : image->size, all);
 	free(all);
 	return r < 0 || !grows ? r : grow_qcow2(dest, size);

@@ -193,6 +193,8 @@ static void parse_features(struct device *device, char *words)
 		/* Done when the table became active */
 		if (!*word || !strcmp(word, "extend"))
 			continue;
+		if (!strcmp(word, FEATURE_NO_SPACE_ERROR))
+			device->no_space_error = true;
 		longer = text("%s %s", device->features, word);
 		free(device->features);
 		device->features = longer;

@@ -33,6 +33,7 @@ struct device_layer {
  * @features: words of the table behind the layers, each with a blank before it;
  *	without zero_from and extend, and without those that belong to a job
  * @feature_words: number of those words
+ * @no_space_error: one of them is FEATURE_NO_SPACE_ERROR
  * @job_features: there are features that belong to a job: mirror,
  *	explicit_zeroes
  */
@@ -44,6 +45,7 @@ struct device {
 	unsigned int count;
 	char *features;
 	unsigned int feature_words;
+	bool no_space_error;
 	bool job_features;
 };
 
@@ -58,6 +60,9 @@ struct image_user {
 	unsigned int layer;
 	bool writes;
 };
+
+/* Feature: a write that finds no space fails, and does not wait */
+#define FEATURE_NO_SPACE_ERROR	"error_if_no_space"
 
 /** ZERO_FROM_NONE: a table line without that feature */
 #define ZERO_FROM_NONE	UINT64_MAX

@@ -227,7 +227,7 @@ static int create_device(struct work *work)
 	layers = new_layers(work, &count);
 	r = jobdev_create("to", layers, count,
 			  device_sectors_of(work->image.size), false, zero_from,
-			  " error_if_no_space yield", 2);
+			  " " FEATURE_NO_SPACE_ERROR " yield", 2);
 	free(layers);
 	return r;
 }
