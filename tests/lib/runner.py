@@ -287,6 +287,7 @@ def setup(long):
     return suite("setup-(open|files|look|check)") + [
         "setup-many.sh=20,kill_snapshot_at_12,kill_open",
         "setup-resize.sh=mounted,partitions,cannot",
+        "setup-devices.sh=fills,error$",
         "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
         "setup-copy.sh=finish"]
 
