@@ -319,6 +319,16 @@ test_features_are_refused_by_name()
 	equal "$(stat -c %s bad.qcow2)" 196616 "length of a refused image"
 }
 
+test_no_device_of_size_0()
+{
+	qemu-img create -q -f qcow2 nothing.qcow2 0
+	exits 4 'virtual size of 0' qcow2setup open ./nothing.qcow2 vm
+	exits 4 'virtual size of 0' \
+		qcow2setup open ./nothing.qcow2 vm --read-only
+	equal "$(qcow2setup info ./nothing.qcow2 --json | json '."virtual-size"')" \
+		0 "size"
+}
+
 test_raw_image()
 {
 	truncate -s 1000000 disk.raw

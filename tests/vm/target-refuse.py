@@ -45,6 +45,13 @@ def luks():
 
 
 @ktap.test
+def legacy_aes():
+    fx.create("image", MIB)
+    poke("image", 32, "I", 1)
+    refused([("qcow2", "image")], MIB, "legacy AES")
+
+
+@ktap.test
 def an_unknown_incompatible_feature():
     fx.create("image", MIB)
     poke("image", 72, "Q", 1 << 40)
