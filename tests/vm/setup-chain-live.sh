@@ -101,7 +101,7 @@ test_cancel()
 	for command in "commit vm --top sn3 --base base" "commit vm" \
 		"flatten vm" "copy vm one --pivot"; do
 		# shellcheck disable=SC2086 # words
-		qcow2setup $command --bandwidth 100K --detach
+		qcow2setup $command --bandwidth 10K --detach
 		exits 5 'job' qcow2setup close vm
 		exits 5 'job' qcow2setup snapshot vm s.qcow2
 		qcow2setup cancel vm
