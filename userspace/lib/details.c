@@ -6,94 +6,48 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "report.h"
-
-/* The strings of the tables are not terminated, and any bytes. */
-static void set_bytes(struct json_object *object, const char *key,
-		      const void *bytes, uint32_t len)
-{
-	json_object_object_add(object, key,
-			       json_object_new_string_len(bytes, len));
-}
+#include "snaptable.h"
 
 /*
  * Internal snapshots
  */
 
-/* Entries have 100 bytes as a rule, and ten times that if they must. */
-static const size_t entry_sizes[] = { 1024, 256 * 1024 };
-
-static struct json_object *snapshot_json(const uint8_t *entry,
-					 const struct qcow2_snapshot *snap)
+static struct json_object *snapshot_json(const struct snapshot *snapshot)
 {
+	const struct qcow2_snapshot *entry = &snapshot->entry;
 	struct json_object *object = json_object_new_object();
 
-	if (snap->icount != QCOW2_NO_ICOUNT)
-		json_set_number(object, "icount", snap->icount);
+	if (entry->icount != QCOW2_NO_ICOUNT)
+		json_set_number(object, "icount", entry->icount);
 	json_set_number(object, "vm-clock-nsec",
-			snap->vm_clock_nsec % 1000000000);
-	set_bytes(object, "name", entry + snap->name_offset, snap->name_len);
-	json_set_number(object, "date-sec", snap->date_sec);
-	json_set_number(object, "date-nsec", snap->date_nsec);
+			entry->vm_clock_nsec % 1000000000);
+	json_set_string(object, "name", snapshot->name);
+	json_set_number(object, "date-sec", entry->date_sec);
+	json_set_number(object, "date-nsec", entry->date_nsec);
 	json_set_number(object, "vm-clock-sec",
-			snap->vm_clock_nsec / 1000000000);
-	set_bytes(object, "id", entry + snap->id_offset, snap->id_len);
-	json_set_number(object, "vm-state-size", snap->vm_state_size);
+			entry->vm_clock_nsec / 1000000000);
+	json_set_string(object, "id", snapshot->id);
+	json_set_number(object, "vm-state-size", entry->vm_state_size);
 	return object;
-}
-
-static int read_snapshot(const struct image *image, uint64_t where,
-			 struct json_object *list, uint64_t *next)
-{
-	struct qcow2_snapshot snap;
-	struct qcow2_fault fault;
-	unsigned int i;
-	uint8_t *entry;
-	int r = 1;
-
-	for (i = 0; i < 2 && r > 0; i++) {
-		entry = image_read(image, entry_sizes[i], where);
-		if (!entry)
-			return -EIO;
-		r = qcow2_snapshot_decode(entry, entry_sizes[i], where,
-					  &image->header, &snap, &fault);
-		if (!r)
-			json_object_array_add(list, snapshot_json(entry, &snap));
-		free(entry);
-	}
-	if (r < 0)
-		return image_fault(image, &fault);
-	*next = where + snap.entry_len;
-	return 0;
-}
-
-static int read_snapshots(const struct image *image, struct json_object *list)
-{
-	const struct qcow2_header *h = &image->header;
-	uint64_t where = h->snapshots_offset;
-	uint32_t i;
-	int r = 0;
-
-	for (i = 0; i < h->nb_snapshots && !r; i++) {
-		if (where >= image->length ||
-		    where - h->snapshots_offset > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
-			return report_fail(EUCLEAN,
-					   "%s: the snapshot table has no room for %u snapshots.",
-					   image->path, h->nb_snapshots);
-		r = read_snapshot(image, where, list, &where);
-	}
-	return r;
 }
 
 int details_snapshots(const struct image *image, struct json_object **list)
 {
+	struct snaptable table;
+	unsigned int i;
+	int r;
+
 	*list = NULL;
 	if (!image->header.nb_snapshots)
 		return 0;
+	r = snaptable_read(image, &table);
 	*list = json_object_new_array();
-	return read_snapshots(image, *list);
+	for (i = 0; i < table.count; i++)
+		json_object_array_add(*list, snapshot_json(&table.list[i]));
+	snaptable_free(&table);
+	return r;
 }
 
 /*
@@ -111,8 +65,11 @@ static struct json_object *bitmap_json(const uint8_t *entry,
 	if (bitmap->flags & QCOW2_BITMAP_AUTO)
 		json_object_array_add(flags, json_object_new_string("auto"));
 	json_object_object_add(object, "flags", flags);
-	set_bytes(object, "name", entry + bitmap->name_offset,
-		  bitmap->name_len);
+	/* Not terminated, and any bytes */
+	json_object_object_add(object, "name",
+			       json_object_new_string_len((const char *)entry +
+							  bitmap->name_offset,
+							  bitmap->name_len));
 	json_set_number(object, "granularity",
 			1ULL << (bitmap->granularity_bits & 63));
 	return object;
