@@ -117,6 +117,7 @@ int cmd_wait(struct arguments *args);
 int cmd_cancel(struct arguments *args);
 int cmd_tree(struct arguments *args);
 int cmd_revert(struct arguments *args);
+int cmd_internal(struct arguments *args);
 
 /** is_path() - is a word a path, or else the name of a device? */
 bool is_path(const char *word);

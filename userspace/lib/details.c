@@ -8,13 +8,12 @@
 #include <stdlib.h>
 
 #include "report.h"
-#include "snaptable.h"
 
 /*
  * Internal snapshots
  */
 
-static struct json_object *snapshot_json(const struct snapshot *snapshot)
+struct json_object *details_snapshot(const struct snapshot *snapshot)
 {
 	const struct qcow2_snapshot *entry = &snapshot->entry;
 	struct json_object *object = json_object_new_object();
@@ -45,7 +44,7 @@ int details_snapshots(const struct image *image, struct json_object **list)
 	r = snaptable_read(image, &table);
 	*list = json_object_new_array();
 	for (i = 0; i < table.count; i++)
-		json_object_array_add(*list, snapshot_json(&table.list[i]));
+		json_object_array_add(*list, details_snapshot(&table.list[i]));
 	snaptable_free(&table);
 	return r;
 }

@@ -9,6 +9,14 @@
 #include <json-c/json.h>
 
 #include "image.h"
+#include "snaptable.h"
+
+/**
+ * details_snapshot() - describe an internal snapshot
+ *
+ * Return: a SnapshotInfo, to be put.
+ */
+struct json_object *details_snapshot(const struct snapshot *snapshot);
 
 /**
  * details_snapshots() - list the internal snapshots

@@ -16,7 +16,7 @@
 
 #define MAX_ARGS	20
 
-static int refuse_missing(void)
+int qemu_missing(void)
 {
 	return report_fail(ENOENT,
 			   "Cannot find qemu-img (package qemu-utils).");
@@ -24,11 +24,11 @@ static int refuse_missing(void)
 
 static int run_qemu_img(const char *const argv[])
 {
-	switch (run_program(argv)) {
+	switch (run_program(argv, NULL)) {
 	case 0:
 		return 0;
 	case -ENOENT:
-		return refuse_missing();
+		return qemu_missing();
 	default:
 		return report_fail(EIO, "qemu-img failed.");
 	}
@@ -87,22 +87,36 @@ int qemu_create(const struct new_image *image)
 }
 
 /* The page cache of a block device does not know what the target wrote there. */
-static struct json_object *node_of(const struct image *image)
+static struct json_object *node_at(const char *path, bool is_device,
+				   enum image_format format)
 {
 	struct json_object *node = json_object_new_object();
 	struct json_object *file = json_object_new_object();
 	struct json_object *cache = json_object_new_object();
 
-	json_set_string(file, "driver",
-			image->is_device ? "host_device" : "file");
-	json_set_string(file, "filename", image->path);
-	json_set_bool(cache, "direct", image->is_device);
+	json_set_string(file, "driver", is_device ? "host_device" : "file");
+	json_set_string(file, "filename", path);
+	json_set_bool(cache, "direct", is_device);
 	json_object_object_add(file, "cache", cache);
-	json_set_string(node, "driver", format_name(image->format));
+	json_set_string(node, "driver", format_name(format));
 	json_object_object_add(node, "file", file);
-	if (image->format == FORMAT_QCOW2)
+	if (format == FORMAT_QCOW2)
 		json_object_object_add(node, "backing", NULL);
 	return node;
+}
+
+static struct json_object *node_of(const struct image *image)
+{
+	return node_at(image->path, image->is_device, image->format);
+}
+
+/* Drops @node. */
+static char *name_of(struct json_object *node)
+{
+	char *name = text("json:%s", json_object_to_json_string(node));
+
+	json_object_put(node);
+	return name;
 }
 
 /*
@@ -112,13 +126,10 @@ static struct json_object *node_of(const struct image *image)
 static char *name_over(const struct image *image, const struct image *below)
 {
 	struct json_object *node = node_of(image);
-	char *name;
 
 	if (below)
 		json_object_object_add(node, "backing", node_of(below));
-	name = text("json:%s", json_object_to_json_string(node));
-	json_object_put(node);
-	return name;
+	return name_of(node);
 }
 
 int qemu_check(const struct image *image, bool repair,
@@ -139,8 +150,8 @@ int qemu_check(const struct image *image, bool repair,
 	if (output && *output)
 		*report = json_tokener_parse(output);
 	if (r == -ENOENT)
-		refuse_missing();
-	else if (r == -EIO)
+		qemu_missing();
+	else if (r == -EINTR)
 		report_fail(EIO, "qemu-img failed.");
 	free(output);
 	free(name);
@@ -160,4 +171,37 @@ int qemu_resize(const struct image *image, const struct image *below,
 	r = run_qemu_img(argv);
 	free(name);
 	return r < 0 ? r : sync_path(image->path, 0);
+}
+
+/*
+ * With lazy refcounts a killed qemu-img would leave the dirty bit set, and the
+ * kernel does not write to such an image.
+ */
+static char *name_to_edit(const struct qemu_snapshot *edit)
+{
+	struct json_object *node, *file;
+
+	node = node_at(edit->path, edit->is_device, FORMAT_QCOW2);
+	json_object_object_get_ex(node, "file", &file);
+	json_set_string(file, "locking", "off");
+	json_set_bool(node, "lazy-refcounts", false);
+	return name_of(node);
+}
+
+int qemu_snapshot(const struct qemu_snapshot *edit)
+{
+	struct run_files files = {
+		.output = -1,
+		.errors = edit->errors,
+		.keep = edit->keep,
+	};
+	char *name = name_to_edit(edit);
+	const char *const argv[] = {
+		"qemu-img", "snapshot", edit->option, edit->name, "--", name,
+		NULL,
+	};
+	int r = run_program(argv, &files);
+
+	free(name);
+	return r;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * qemu-img, for making images, and for what changes closed ones. Never while a
- * guest waits.
+ * qemu-img, for making images, for what changes closed ones, and for internal
+ * snapshots. A guest waits for it only where it edits the image of that guest.
  */
 #ifndef QEMU_H
 #define QEMU_H
@@ -66,5 +66,37 @@ int qemu_check(const struct image *image, bool repair,
  */
 int qemu_resize(const struct image *image, const struct image *below,
 		uint64_t size);
+
+/**
+ * struct qemu_snapshot - what "qemu-img snapshot" is to do
+ * @option: "-c", "-a" or "-d"
+ * @name: what it takes for the snapshot
+ * @path: the image: a file, or a block device
+ * @is_device: it is a block device
+ * @keep: descriptor with the locks of the image, which qemu-img gets, too; or -1
+ * @errors: where its messages go; -1 for standard error
+ */
+struct qemu_snapshot {
+	const char *option;
+	const char *name;
+	const char *path;
+	bool is_device;
+	int keep;
+	int errors;
+};
+
+/**
+ * qemu_snapshot() - edit the internal snapshots of an image
+ * @edit: what is to be done
+ *
+ * qemu-img takes no locks itself: that is done. It does not open the backing
+ * image. It inherits the state lock.
+ *
+ * Return: as run_program().
+ */
+int qemu_snapshot(const struct qemu_snapshot *edit);
+
+/** qemu_missing() - report that there is no qemu-img.  Return: -ENOENT */
+int qemu_missing(void);
 
 #endif /* QEMU_H */

@@ -13,6 +13,8 @@
  *   new        snapshot, create, pivot: the file that was made (newimage.c)
  *   parts      group: the entries of its snapshots
  *   freeze     group: what was frozen (freeze.c)
+ *   path       internal: an image that is not open
+ *   apply      internal: ID of the snapshot that qemu-img applies
  *
  * A revert has what a snapshot has.
  */
@@ -26,6 +28,7 @@
 #include "attach.h"
 #include "finish.h"
 #include "freeze.h"
+#include "internal.h"
 #include "jobdev.h"
 #include "jobrecord.h"
 #include "newimage.h"
@@ -424,6 +427,7 @@ static int recover_entry(struct json_object *entry)
 		{ "revert", recover_snapshot },
 		{ "group", recover_group },
 		{ "pivot", recover_pivot },
+		{ "internal", internal_recover },
 	};
 	const char *operation = json_string(entry, "operation");
 	unsigned int i;

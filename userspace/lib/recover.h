@@ -30,7 +30,8 @@ struct json_object *state_json(const char *name, const char *uuid,
 
 /**
  * journal_entry() - a new journal entry
- * @operation: "open", "close", "snapshot", "revert", "group" or "create"
+ * @operation: "open", "close", "snapshot", "revert", "group", "create" or
+ *	"internal"
  * @name: device
  * @uuid: its UUID
  */

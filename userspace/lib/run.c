@@ -24,26 +24,34 @@ static int wait_for(pid_t pid, const char *name)
 		if (errno != EINTR)
 			return report_errno(errno, "Cannot wait for %s", name);
 	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -EIO;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
 }
 
-/* Standard output becomes @output, or /dev/null if that is -1. */
-static int spawn(const char *const argv[], int output, pid_t *pid)
+/* dup2 of a descriptor to itself clears its close-on-exec flag. */
+static int add_descriptor(posix_spawn_file_actions_t *actions, int fd, int as)
+{
+	return fd < 0 ? 0 : posix_spawn_file_actions_adddup2(actions, fd, as);
+}
+
+static int spawn(const char *const argv[], const struct run_files *files,
+		 pid_t *pid)
 {
 	posix_spawn_file_actions_t actions;
 	int lock = state_lock_fd();
 	int r;
 
 	r = posix_spawn_file_actions_init(&actions);
-	if (!r && output >= 0)
-		r = posix_spawn_file_actions_adddup2(&actions, output,
-						     STDOUT_FILENO);
-	else if (!r)
+	if (!r && files->output < 0)
 		r = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO,
 						     "/dev/null", O_WRONLY, 0);
-	/* dup2 of a descriptor to itself clears its close-on-exec flag. */
-	if (!r && lock >= 0)
-		r = posix_spawn_file_actions_adddup2(&actions, lock, lock);
+	if (!r)
+		r = add_descriptor(&actions, files->output, STDOUT_FILENO);
+	if (!r)
+		r = add_descriptor(&actions, files->errors, STDERR_FILENO);
+	if (!r)
+		r = add_descriptor(&actions, files->keep, files->keep);
+	if (!r)
+		r = add_descriptor(&actions, lock, lock);
 	if (!r)
 		r = posix_spawnp(pid, argv[0], &actions, NULL,
 				 (char *const *)argv, environ);
@@ -53,12 +61,14 @@ static int spawn(const char *const argv[], int output, pid_t *pid)
 	return r ? report_errno(r, "Cannot start %s", argv[0]) : 0;
 }
 
-int run_program(const char *const argv[])
+static const struct run_files no_files = { -1, -1, -1 };
+
+int run_program(const char *const argv[], const struct run_files *files)
 {
 	pid_t pid;
 	int r;
 
-	r = spawn(argv, -1, &pid);
+	r = spawn(argv, files ? files : &no_files, &pid);
 	if (!r)
 		r = wait_for(pid, argv[0]);
 	return r > 0 ? -EIO : r;
@@ -81,13 +91,15 @@ static void read_all(int fd, char **output)
 
 int run_output(const char *const argv[], char **output)
 {
+	struct run_files files = no_files;
 	int ends[2], r;
 	pid_t pid;
 
 	*output = NULL;
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return report_errno(errno, "Cannot start %s", argv[0]);
-	r = spawn(argv, ends[1], &pid);
+	files.output = ends[1];
+	r = spawn(argv, &files, &pid);
 	close(ends[1]);
 	if (!r) {
 		read_all(ends[0], output);
@@ -102,5 +114,5 @@ void load_module(const char *name)
 	const char *const argv[] = { "modprobe", "-q", name, NULL };
 
 	/* Whoever needs the module will say so if it is not there. */
-	run_program(argv);
+	run_program(argv, NULL);
 }

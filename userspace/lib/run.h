@@ -6,25 +6,38 @@
 #define RUN_H
 
 /**
+ * struct run_files - descriptors for another program; -1 stands for none
+ * @output: its standard output; without one what it prints is dropped
+ * @errors: its standard error; without one it has ours
+ * @keep: it has this one, too, under the same number
+ */
+struct run_files {
+	int output;
+	int errors;
+	int keep;
+};
+
+/**
  * run_program() - run a program and wait for it
  * @argv: its name, looked up in PATH, and arguments
+ * @files: what it gets; NULL: none
  *
  * No shell is involved. Standard output is ours alone. The state lock goes
  * along: while the program runs, even if we were killed, no other command
  * starts.
  *
- * Return: 0; -ENOENT (unreported) if there is no such program; -EIO
- * (unreported) if it fails; other errors, reported.
+ * Return: 0; unreported: -ENOENT if there is no such program, -EIO if it fails,
+ * -EINTR if a signal ended it; other errors, reported.
  */
-int run_program(const char *const argv[]);
+int run_program(const char *const argv[], const struct run_files *files);
 
 /**
  * run_output() - as run_program(), and keep what the program prints
  * @argv: its name, looked up in PATH, and arguments
  * @output: result, terminated; free() it, after errors as well
  *
- * Return: its exit status; -ENOENT (unreported) if there is no such program; -EIO
- * (unreported) if a signal ended it; other errors, reported.
+ * Return: its exit status; unreported: -ENOENT if there is no such program,
+ * -EINTR if a signal ended it; other errors, reported.
  */
 int run_output(const char *const argv[], char **output);
 

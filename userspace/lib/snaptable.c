@@ -96,3 +96,27 @@ void snaptable_free(struct snaptable *table)
 	free(table->list);
 	table->list = NULL;
 }
+
+const struct snapshot *snaptable_by_name(const struct snaptable *table,
+					 const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < table->count; i++) {
+		if (!strcmp(table->list[i].name, name))
+			return &table->list[i];
+	}
+	return NULL;
+}
+
+const struct snapshot *snaptable_find(const struct snaptable *table,
+				      const char *word)
+{
+	unsigned int i;
+
+	for (i = 0; i < table->count; i++) {
+		if (!strcmp(table->list[i].id, word))
+			return &table->list[i];
+	}
+	return snaptable_by_name(table, word);
+}

@@ -45,4 +45,24 @@ int snaptable_read(const struct image *image, struct snaptable *table);
 /** snaptable_free() - free what snaptable_read() filled */
 void snaptable_free(struct snaptable *table);
 
+/**
+ * snaptable_find() - find a snapshot by its ID, or else by its name
+ * @table: the table
+ * @word: ID or name
+ *
+ * The first one of several, as QEMU does.
+ *
+ * Return: the snapshot, or NULL (unreported).
+ */
+const struct snapshot *snaptable_find(const struct snaptable *table,
+				      const char *word);
+
+/**
+ * snaptable_by_name() - find a snapshot by its name alone
+ *
+ * Arguments and result as for snaptable_find().
+ */
+const struct snapshot *snaptable_by_name(const struct snaptable *table,
+					 const char *name);
+
 #endif /* SNAPTABLE_H */

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * internal list|create|apply|delete: snapshots within an image.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "commands.h"
+#include "details.h"
+#include "internal.h"
+#include "look.h"
+#include "recover.h"
+#include "report.h"
+#include "state.h"
+
+/* A name comes from the image, and may hold anything. */
+static char *printable(const char *name)
+{
+	char *copy = text_copy(name), *p;
+
+	for (p = copy; *p; p++) {
+		if (iscntrl((unsigned char)*p))
+			*p = '?';
+	}
+	return copy;
+}
+
+static void print_snapshot(const struct snapshot *snapshot)
+{
+	char size[SIZE_TEXT], state[SIZE_TEXT], date[32] = "?";
+	char *id = printable(snapshot->id), *name = printable(snapshot->name);
+	time_t seconds = snapshot->entry.date_sec;
+	struct tm tm;
+
+	if (localtime_r(&seconds, &tm))
+		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
+	printf("%-4s %-24s %10s %10s  %s\n", id, name,
+	       size_text(snapshot->size, size),
+	       size_text(snapshot->entry.vm_state_size, state), date);
+	free(name);
+	free(id);
+}
+
+static void print_table(const struct snaptable *table)
+{
+	unsigned int i;
+
+	printf("%-4s %-24s %10s %10s  %s\n", "ID", "NAME", "SIZE", "VM STATE",
+	       "DATE");
+	for (i = 0; i < table->count; i++)
+		print_snapshot(&table->list[i]);
+}
+
+static void print_json(const struct snaptable *table)
+{
+	struct json_object *all = json_object_new_array(), *one;
+	unsigned int i;
+
+	for (i = 0; i < table->count; i++) {
+		one = details_snapshot(&table->list[i]);
+		/* qemu-img does not tell. */
+		json_set_number(one, "virtual-size", table->list[i].size);
+		json_object_array_add(all, one);
+	}
+	report_json(all);
+}
+
+static int list(struct arguments *args)
+{
+	struct snaptable table = { 0 };
+	struct chain chain = { 0 };
+	struct image *image;
+	int r;
+
+	r = look_open(args->words[1], &args->formats, false, &chain);
+	image = chain.layers;
+	if (!r && image->format != FORMAT_QCOW2)
+		r = report_fail(EMEDIUMTYPE,
+				"%s is raw: it has no internal snapshots.",
+				image->path);
+	if (!r)
+		r = snaptable_read(image, &table);
+	if (!r && args->json)
+		print_json(&table);
+	else if (!r)
+		print_table(&table);
+	snaptable_free(&table);
+	chain_close(&chain);
+	return r;
+}
+
+static int check_word(const char *word)
+{
+	return is_path(word) ? 0 :
+		report_fail(EINVAL, "%s is not a path (for the file say ./%s).",
+			    word, word);
+}
+
+static int change(struct arguments *args, enum internal_action action)
+{
+	struct internal in = { .action = action, .word = args->words[2] };
+	int r;
+
+	r = check_word(args->words[1]);
+	if (!r)
+		r = begin_change(false);
+	if (r < 0)
+		return r;
+	in.entry = journal_entry("internal", "", "");
+	r = internal_closed(&in, args->words[1]);
+	if (!r)
+		r = internal_run(&in);
+	internal_close(&in);
+	recover();
+	state_unlock();
+	return r;
+}
+
+int cmd_internal(struct arguments *args)
+{
+	static const char * const actions[] = {
+		[INTERNAL_CREATE] = "create",
+		[INTERNAL_APPLY] = "apply",
+		[INTERNAL_DELETE] = "delete",
+	};
+	const char *word = args->words[0];
+	unsigned int i;
+
+	if (!strcmp(word, "list"))
+		return args->words[2] ?
+			report_fail(EINVAL, "Wrong number of arguments: internal list NAME|IMAGE") :
+			list(args);
+	for (i = 0; i < sizeof(actions) / sizeof(actions[0]); i++) {
+		if (strcmp(word, actions[i]))
+			continue;
+		return args->words[2] ? change(args, i) :
+			report_fail(EINVAL,
+				    "Wrong number of arguments: internal %s IMAGE SNAPSHOT",
+				    word);
+	}
+	return report_fail(EINVAL,
+			   "Cannot '%s' internal snapshots: list, create, apply or delete.",
+			   word);
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Changes of the internal snapshots of an image, by qemu-img, under our locks.
+ * The order of the steps, and what a crash leaves, is in
+ * Documentation/internal-snapshots.rst.
+ */
+#ifndef INTERNAL_H
+#define INTERNAL_H
+
+#include <json-c/json.h>
+
+#include "snaptable.h"
+
+enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
+
+/**
+ * struct internal - a change of the internal snapshots of an image
+ * @action: what is to be done; set by the caller
+ * @word: the snapshot, as the command line has it; set by the caller
+ * @entry: in the journal
+ * @image: the image
+ * @argument: what qemu-img takes for the snapshot
+ */
+struct internal {
+	enum internal_action action;
+	const char *word;
+	struct json_object *entry;
+	struct image image;
+	char *argument;
+};
+
+/**
+ * internal_closed() - begin with an image that is not open
+ * @in: with the members that the caller sets, others 0; internal_close() it,
+ *	after errors as well
+ * @path: the image
+ *
+ * Checks what can be checked. Call it with the state lock held.
+ *
+ * Return: 0 or an error, reported.
+ */
+int internal_closed(struct internal *in, const char *path);
+
+/**
+ * internal_run() - do it
+ * @in: of internal_closed()
+ *
+ * recover() is to follow, after success as well.
+ *
+ * Return: 0 or an error, reported.
+ */
+int internal_run(struct internal *in);
+
+/** internal_close() - free what is left */
+void internal_close(struct internal *in);
+
+/**
+ * internal_recover() - finish what the journal says
+ * @entry: of a change that did not come to its end
+ *
+ * Return: 0 or an error, reported.
+ */
+int internal_recover(struct json_object *entry);
+
+#endif /* INTERNAL_H */
