@@ -9,7 +9,6 @@
 
 #include "closedsnap.h"
 #include "commands.h"
-#include "dm.h"
 #include "fate.h"
 #include "holders.h"
 #include "live.h"
@@ -19,31 +18,20 @@
 #include "state.h"
 #include "swap.h"
 
-/* Whoever has it open would see another disk under his feet. */
-static int check_unused(const struct device *device)
-{
-	char *who;
-	int r;
-
-	if (!dm_query(device->name).open_count)
-		return 0;
-	who = holders_text(device->dm.device);
-	r = report_fail(EBUSY, "Device %s is in use%s%s.", device->name,
-			*who ? ": " : "", who);
-	free(who);
-	return r;
-}
-
 static int swap_tables(struct livesnap *snap)
 {
 	const struct freeze nothing = { 0 };
 	const struct device *device = &snap->device;
-	struct swap swap = { &device, 1, &nothing, false };
+	struct swap swap = {
+		.devices = &device,
+		.count = 1,
+		.freeze = &nothing,
+	};
 	int r = livesnap_phase(snap, "swap");
 
 	/* Somebody may have opened it since. */
 	if (!r)
-		r = check_unused(device);
+		r = holders_check(device->name);
 	return r < 0 ? r : swap_run(&swap);
 }
 
@@ -100,8 +88,9 @@ static int revert_open(struct arguments *args)
 	int r;
 
 	r = livesnap_open(&snap, args->words[0], args->words[2]);
+	/* Whoever has it open would see another disk under his feet. */
 	if (!r)
-		r = check_unused(&snap.device);
+		r = holders_check(snap.device.name);
 	if (!r)
 		r = args->dry_run ? print_plan(&snap, args->json) :
 			revert(&snap);

@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "dm.h"
 #include "report.h"
 
 /* Enough to find the culprit */
@@ -171,4 +173,19 @@ char *holders_text(dev_t device)
 	add_devices(device, &all);
 	add_processes(device, &all);
 	return all;
+}
+
+int holders_check(const char *name)
+{
+	struct dm_state state = dm_query(name);
+	char *who;
+	int r;
+
+	if (!state.open_count)
+		return 0;
+	who = holders_text(state.device);
+	r = report_fail(EBUSY, "Device %s is in use%s%s.", name,
+			*who ? ": " : "", who);
+	free(who);
+	return r;
 }

@@ -17,4 +17,12 @@
  */
 char *holders_text(dev_t device);
 
+/**
+ * holders_check() - refuse a device that somebody has open
+ * @name: the device
+ *
+ * Return: 0, or -EBUSY, reported with who it is.
+ */
+int holders_check(const char *name);
+
 #endif /* HOLDERS_H */
