@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * internal list|create|apply|delete: snapshots within an image.
+ * internal list|create|apply|delete: snapshots within an image, open or not.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -73,10 +73,14 @@ static int list(struct arguments *args)
 {
 	struct snaptable table = { 0 };
 	struct chain chain = { 0 };
+	const char *word = args->words[1];
 	struct image *image;
 	int r;
 
-	r = look_open(args->words[1], &args->formats, false, &chain);
+	/* A device may have been left in the middle of a change. */
+	r = is_path(word) ? 0 : begin_look();
+	if (!r)
+		r = look_open(word, &args->formats, false, &chain);
 	image = chain.layers;
 	if (!r && image->format != FORMAT_QCOW2)
 		r = report_fail(EMEDIUMTYPE,
@@ -93,28 +97,42 @@ static int list(struct arguments *args)
 	return r;
 }
 
-static int check_word(const char *word)
+/* The journal has a device, or the path of an image that is not open. */
+static int begin(struct internal *in, const char *word)
 {
-	return is_path(word) ? 0 :
-		report_fail(EINVAL, "%s is not a path (for the file say ./%s).",
-			    word, word);
+	int r;
+
+	if (is_path(word)) {
+		in->entry = journal_entry("internal", "", "");
+		return internal_closed(in, word);
+	}
+	r = internal_device(in, word);
+	if (!r)
+		in->entry = journal_entry("internal", word, in->device.dm.uuid);
+	return r;
 }
 
 static int change(struct arguments *args, enum internal_action action)
 {
-	struct internal in = { .action = action, .word = args->words[2] };
+	bool closed = is_path(args->words[1]);
+	struct internal in = {
+		.action = action,
+		.word = args->words[2],
+		.freeze = &args->freeze,
+	};
 	int r;
 
-	r = check_word(args->words[1]);
-	if (!r)
-		r = begin_change(false);
+	if (freeze_any(&args->freeze) && (closed || action != INTERNAL_CREATE))
+		return report_fail(EINVAL,
+				   "Only 'internal create NAME SNAPSHOT' has something to freeze.");
+	r = begin_change(!closed);
 	if (r < 0)
 		return r;
-	in.entry = journal_entry("internal", "", "");
-	r = internal_closed(&in, args->words[1]);
+	r = begin(&in, args->words[1]);
 	if (!r)
 		r = internal_run(&in);
 	internal_close(&in);
+	/* Clears the journal, and resumes a device that is still suspended. */
 	recover();
 	state_unlock();
 	return r;
@@ -139,7 +157,7 @@ int cmd_internal(struct arguments *args)
 			continue;
 		return args->words[2] ? change(args, i) :
 			report_fail(EINVAL,
-				    "Wrong number of arguments: internal %s IMAGE SNAPSHOT",
+				    "Wrong number of arguments: internal %s NAME|IMAGE SNAPSHOT",
 				    word);
 	}
 	return report_fail(EINVAL,

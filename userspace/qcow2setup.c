@@ -169,8 +169,9 @@ static const struct command commands[] = {
 	  "NAME|IMAGE LAYER OVERLAY [--existing] [--no-grow] [--dry-run]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on in OVERLAY from what a lower image shows" },
-	{ "internal", cmd_internal, 2, 3, { 0 },
-	  "list NAME|IMAGE | create|apply|delete IMAGE SNAPSHOT",
+	{ "internal", cmd_internal, 2, 3, { OPT_FSFREEZE, OPT_QGA },
+	  "list NAME|IMAGE | create|apply|delete NAME|IMAGE SNAPSHOT\n"
+	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET]",
 	  "snapshots within an image; SNAPSHOT is an ID or a name" },
 	{ "commit", cmd_commit, 1, 1,
 	  { OPT_TOP, OPT_BASE, OPT_DELETE, OPT_CHAIN, OPT_USERS },

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "attach.h"
+#include "kernel_status.h"
 #include "pivot.h"
 #include "report.h"
 #include "state.h"
@@ -59,19 +60,40 @@ static int check(const struct live *live, uint64_t size)
 	return 0;
 }
 
+/* With what qemu-img writes for one more snapshot, or one less */
+static uint64_t kept_bytes(const char *name, const struct qcow2_header *h)
+{
+	struct kernel_status status;
+
+	if (!kernel_status_read(name, &status) || !status.has_space)
+		return 0;
+	return (status.used_clusters + 1) * h->cluster_size +
+		(uint64_t)h->l1_size * 8 + QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
+}
+
+int extend_file(const char *name, const struct image *image, bool kept)
+{
+	struct json_object *state = device_state_load(name);
+	uint64_t length = state ? json_number(state, "length") : 0;
+	uint64_t bytes = kept ? kept_bytes(name, &image->header) : 0;
+
+	json_object_put(state);
+	if (!length)
+		return 0;
+	return attach_extend(image, bytes > length ? bytes : length);
+}
+
 /* What the file may need for the clusters of a larger image */
 static int extend_qcow2(const struct live *live, uint64_t size)
 {
-	struct json_object *state = device_state_load(live->device.name);
 	struct image image = live->chain.layers[0];
-	uint64_t length = state ? json_number(state, "length") : 0;
 
-	json_object_put(state);
-	if (!length || size <= image.size)
+	if (size <= image.size)
 		return 0;
 	image.size = size;
 	image.header.size = size;
-	return attach_extend(&image, length);
+	return extend_file(live->device.name, &image,
+			   image.header.nb_snapshots);
 }
 
 static int set_raw_length(const struct image *image, uint64_t length)

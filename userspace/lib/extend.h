@@ -20,4 +20,17 @@
  */
 int extend_device(struct live *live, uint64_t size, bool no_grow);
 
+/**
+ * extend_file() - make the file of an image that a device writes longer, as far as
+ * it may need
+ * @name: the device
+ * @image: the image, with the size that it is to have
+ * @kept: internal snapshots may keep all that it has had so far
+ *
+ * What cannot be had is warned of.  Block devices stay as they are.
+ *
+ * Return: 0 or an error, reported.
+ */
+int extend_file(const char *name, const struct image *image, bool kept);
+
 #endif /* EXTEND_H */

@@ -5,19 +5,29 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "attach.h"
-#include "device.h"
+#include "extend.h"
+#include "holders.h"
 #include "job.h"
+#include "kernel_status.h"
+#include "look.h"
+#include "pivot.h"
 #include "qemu.h"
 #include "report.h"
 #include "state.h"
+#include "swap.h"
 
 /* QEMU keeps no more of a name. */
 #define NAME_MAX_BYTES	255
+
+/* A file that was made longer for writing is longer by more than padding. */
+#define PADDING_MAX	65536
 
 /*
  * Which snapshot
@@ -77,6 +87,8 @@ static int choose_to_apply(struct internal *in, const struct snaptable *table,
 				   "%s has persistent bitmaps, with which QEMU applies no snapshot: remove them first (qemu-img bitmap --remove).",
 				   in->image.path);
 	in->argument = text_copy(snapshot->id);
+	if (snapshot->size > in->size)
+		in->size = snapshot->size;
 	return 0;
 }
 
@@ -117,6 +129,7 @@ static int choose(struct internal *in)
 
 	free(in->argument);
 	in->argument = NULL;
+	in->size = in->image.size;
 	r = snaptable_read(&in->image, &table);
 	if (!r)
 		r = choose_from(in, &table);
@@ -125,7 +138,7 @@ static int choose(struct internal *in)
 }
 
 /*
- * The change
+ * An image that is not open
  */
 
 static int report_edit(const struct internal *in, int r)
@@ -145,8 +158,10 @@ static int report_edit(const struct internal *in, int r)
 		return report_fail(EINTR,
 				   "qemu-img was killed: %s may have leaked clusters, which 'qcow2setup check --repair' frees when it is not open.",
 				   path);
-	default:
+	case -EIO:
 		return report_fail(EIO, "qemu-img failed on %s.", path);
+	default:
+		return r;
 	}
 }
 
@@ -212,6 +227,7 @@ int internal_closed(struct internal *in, const char *path)
 	int r;
 
 	in->image.fd = -1;
+	in->errors = -1;
 	r = job_check_none(subject);
 	if (!r)
 		r = open_image(in, path);
@@ -240,7 +256,7 @@ static int look_again(struct internal *in)
 	return r;
 }
 
-int internal_run(struct internal *in)
+static int run_closed(struct internal *in)
 {
 	struct attachment attachment;
 	int r;
@@ -258,8 +274,251 @@ int internal_run(struct internal *in)
 	return r;
 }
 
+/*
+ * An open device
+ */
+
+static int check_space(const struct device *device)
+{
+	struct kernel_status status;
+
+	if (!kernel_status_read(device->name, &status) ||
+	    strcmp(status.mode, "no_space"))
+		return 0;
+	return report_fail(ENOSPC,
+			   "Device %s waits for space: what it still has to write would be lost.",
+			   device->name);
+}
+
+static int check_device(const struct internal *in)
+{
+	const struct device *device = &in->device;
+	int r;
+
+	if (device->dm.read_only)
+		return report_fail(EROFS, "Device %s is read-only.",
+				   device->name);
+	if (device->layers[0].format != FORMAT_QCOW2)
+		return report_fail(EMEDIUMTYPE,
+				   "Device %s writes to a raw image, which has no internal snapshots.",
+				   device->name);
+	r = pivot_check(device);
+	if (!r)
+		r = check_space(device);
+	return r;
+}
+
+int internal_device(struct internal *in, const char *name)
+{
+	int r;
+
+	in->image.fd = -1;
+	in->errors = -1;
+	r = device_name_check(name);
+	if (r < 0)
+		return r;
+	if (!device_load(name, &in->device))
+		return device_inactive(name);
+	r = job_check_none(name);
+	if (!r)
+		r = check_device(in);
+	if (!r)
+		r = look_layer(&in->device, 0, &in->image);
+	if (!r)
+		r = choose(in);
+	if (!r && in->action == INTERNAL_APPLY)
+		r = holders_check(name);
+	return r < 0 ? r : freeze_check(in->freeze);
+}
+
+/*
+ * All clusters may be needed once more. Only a file that open made longer gets
+ * longer; a snapshot that is deleted needs nothing.
+ */
+static int make_room(const struct internal *in)
+{
+	struct json_object *state = device_state_load(in->device.name), *length;
+	struct image image = in->image;
+	bool grown;
+
+	grown = state && json_object_object_get_ex(state, "length", &length) &&
+		image.length > json_number(state, "length") + PADDING_MAX;
+	json_object_put(state);
+	if (!grown || in->action == INTERNAL_DELETE)
+		return 0;
+	image.size = in->size;
+	return extend_file(in->device.name, &image, true);
+}
+
+/*
+ * While the device stands still, in a process of its own. No messages here.
+ */
+
+static int edit_live(enum internal_action action, const char *argument,
+		     const struct device *device, int errors)
+{
+	char *path = path_of_device(device->layers[0].device);
+	struct qemu_snapshot edit = {
+		.option = option_of(action),
+		.name = argument,
+		.path = path,
+		.is_device = true,
+		.keep = -1,
+		.errors = errors,
+	};
+	int r = qemu_snapshot(&edit);
+
+	free(path);
+	return r;
+}
+
+/*
+ * Could the kernel write all that it had? And for apply: whoever opens the device
+ * from here on reads nothing before the resume.
+ */
+static int begin_edit(struct internal *in)
+{
+	const char *name = in->device.name;
+	struct kernel_status status;
+
+	if (!kernel_status_read(name, &status) || strcmp(status.mode, "rw"))
+		return -EROFS;
+	if (in->action != INTERNAL_APPLY)
+		return 0;
+	if (dm_query(name).open_count)
+		return -EBUSY;
+	json_set_string(in->entry, "apply", in->argument);
+	return journal_write(in->entry) < 0 ? -ECANCELED : 0;
+}
+
+/* As long as the header says */
+static int fit_table(const struct device *device)
+{
+	struct pivot pivot = pivot_same(device);
+	struct image image;
+	int r;
+
+	r = look_layer(device, 0, &image);
+	if (!r)
+		pivot.sectors = device_sectors_of(image.size);
+	image_close(&image);
+	if (r < 0 || (pivot.sectors == device->sectors && !device->dm.loaded))
+		return r;
+	return pivot_load(device, &pivot);
+}
+
+static int edit_device(void *data)
+{
+	struct internal *in = data;
+	bool apply = in->action == INTERNAL_APPLY;
+	int r = begin_edit(in);
+
+	if (r < 0)
+		return r;
+	r = edit_live(in->action, in->argument, &in->device, in->errors);
+	/* It may have been carried out in part. */
+	if (r == -EINTR && apply)
+		r = edit_live(in->action, in->argument, &in->device,
+			      in->errors);
+	if (!r && apply && fit_table(&in->device) < 0)
+		r = -ERANGE;
+	return r;
+}
+
+/*
+ * Before and after
+ */
+
+static void print_errors(int fd)
+{
+	char buf[4096];
+	off_t pos = 0;
+	ssize_t len;
+
+	while ((len = pread(fd, buf, sizeof(buf), pos)) > 0) {
+		fwrite(buf, len, 1, stderr);
+		pos += len;
+	}
+}
+
+static int report_live(const struct internal *in, int r)
+{
+	const char *name = in->device.name;
+
+	switch (r) {
+	case -EROFS:
+		return report_fail(EIO,
+				   "Device %s could not write everything to its image: nothing was changed; the kernel's log says why.",
+				   name);
+	case -EBUSY:
+		return report_fail(EBUSY,
+				   "Device %s was opened in the meantime: nothing was changed.",
+				   name);
+	case -ECANCELED:
+		return report_fail(EIO,
+				   "Cannot write the journal: nothing was changed.");
+	case -ERANGE:
+		return report_fail(EAGAIN,
+				   "Device %s could not take the size of the snapshot at once.",
+				   name);
+	case -ENOENT:
+	case -EINTR:
+	case -EIO:
+		return report_edit(in, r);
+	default:
+		return report_errno(-r, "Cannot start qemu-img");
+	}
+}
+
+static int swap_device(struct internal *in, struct swap *swap)
+{
+	int r;
+
+	json_object_object_add(in->entry, "freeze", freeze_json(in->freeze));
+	r = journal_write(in->entry);
+	if (!r)
+		r = swap_run(swap);
+	if (swap->thawed)
+		json_object_object_del(in->entry, "freeze");
+	if (swap->thawed)
+		journal_write(in->entry);
+	print_errors(in->errors);
+	return swap->edit_error ? report_live(in, swap->edit_error) : r;
+}
+
+static int run_device(struct internal *in)
+{
+	const struct device *device = &in->device;
+	struct swap swap = {
+		.devices = &device,
+		.count = 1,
+		.freeze = in->freeze,
+		.edit = edit_device,
+		.data = in,
+	};
+	int r;
+
+	r = swap_check(&swap);
+	if (!r)
+		r = make_room(in);
+	if (r < 0)
+		return r;
+	in->errors = memfd_create("qemu-img", MFD_CLOEXEC);
+	if (in->errors < 0)
+		return report_errno(errno, "Cannot create a file in memory");
+	r = swap_device(in, &swap);
+	close(in->errors);
+	return r;
+}
+
+int internal_run(struct internal *in)
+{
+	return in->device.count ? run_device(in) : run_closed(in);
+}
+
 void internal_close(struct internal *in)
 {
+	device_free(&in->device);
 	image_close(&in->image);
 	free(in->argument);
 	json_object_put(in->entry);
@@ -269,14 +528,68 @@ void internal_close(struct internal *in)
  * What the journal says
  */
 
+/*
+ * Nobody has written since, so that it can be applied again. What the device had
+ * loaded may have the wrong length, and the old table, too. Messages may be for a
+ * file on the device: they come when it goes on.
+ */
+static int resume_device(const struct device *device, const char *id)
+{
+	struct pivot same = pivot_same(device);
+	int errors = memfd_create("qemu-img", MFD_CLOEXEC), edit = 0, r;
+
+	report_mute(true);
+	if (id)
+		edit = edit_live(INTERNAL_APPLY, id, device, errors);
+	r = fit_table(device);
+	if (r < 0)
+		r = pivot_load(device, &same);
+	report_mute(false);
+	if (!r)
+		r = dm_resume(device->name);
+	if (errors >= 0) {
+		print_errors(errors);
+		close(errors);
+	}
+	if (edit < 0)
+		report_warn("%s may show internal snapshot %s in part: apply it again.",
+			    device->layers[0].path, id);
+	return r;
+}
+
+static int recover_device(struct json_object *entry, const char *name)
+{
+	struct device device;
+	int r = 0;
+
+	if (!device_load(name, &device))
+		return 0;
+	if (!strcmp(device.dm.uuid, json_string(entry, "uuid"))) {
+		if (device.dm.suspended)
+			r = resume_device(&device, json_string(entry, "apply"));
+		else if (device.dm.loaded)
+			r = dm_clear(name);
+	}
+	device_free(&device);
+	return r;
+}
+
 int internal_recover(struct json_object *entry)
 {
+	const char *name = json_string(entry, "name");
 	const char *path = json_string(entry, "path");
 	const char *id = json_string(entry, "apply");
+	struct json_object *freeze = NULL;
+	int r = 0;
 
+	if (*name)
+		r = recover_device(entry, name);
 	/* Somebody may have written to it since: it is not applied again. */
-	if (path && id)
+	else if (path && id)
 		report_warn("The command that applied internal snapshot %s to %s was killed. If qemu-img was killed, too, the image may show the snapshot in part: apply it again.",
 			    id, path);
-	return 0;
+	json_object_object_get_ex(entry, "freeze", &freeze);
+	/* No more than a warning: whoever was frozen may be gone. */
+	freeze_undo(freeze);
+	return r;
 }

@@ -9,6 +9,8 @@
 
 #include <json-c/json.h>
 
+#include "device.h"
+#include "freeze.h"
 #include "snaptable.h"
 
 enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
@@ -17,16 +19,24 @@ enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
  * struct internal - a change of the internal snapshots of an image
  * @action: what is to be done; set by the caller
  * @word: the snapshot, as the command line has it; set by the caller
- * @entry: in the journal
+ * @freeze: what is frozen meanwhile; set by the caller for internal_device()
+ * @entry: in the journal; set by the caller before internal_run()
+ * @device: the device that writes to the image, if it is open
  * @image: the image
  * @argument: what qemu-img takes for the snapshot
+ * @size: what the image must have room for when all is done, bytes
+ * @errors: what qemu-img says meanwhile; a descriptor
  */
 struct internal {
 	enum internal_action action;
 	const char *word;
+	const struct freeze *freeze;
 	struct json_object *entry;
+	struct device device;
 	struct image image;
 	char *argument;
+	uint64_t size;
+	int errors;
 };
 
 /**
@@ -42,8 +52,19 @@ struct internal {
 int internal_closed(struct internal *in, const char *path);
 
 /**
+ * internal_device() - begin with the top image of an open device
+ * @in: as for internal_closed()
+ * @name: the device
+ *
+ * Return: 0 or an error, reported.
+ */
+int internal_device(struct internal *in, const char *name);
+
+/**
  * internal_run() - do it
- * @in: of internal_closed()
+ * @in: of internal_closed() or internal_device(), with its journal entry
+ *
+ * A device stands still for as long as qemu-img takes.
  *
  * recover() is to follow, after success as well.
  *

@@ -10,23 +10,30 @@
 #include "dm.h"
 #include "report.h"
 
+int look_layer(const struct device *device, unsigned int layer,
+	       struct image *image)
+{
+	const struct device_layer *wanted = &device->layers[layer];
+	int r = image_open(wanted->path, wanted->format, image);
+
+	if (!r && !image_id_equal(&image->id, &wanted->id))
+		r = report_fail(ENOENT,
+				"%s is not the image that device %s is open with.",
+				wanted->path, device->name);
+	return r;
+}
+
 int look_layers(const struct device *device, unsigned int count,
 		struct chain *chain)
 {
-	const struct device_layer *layer;
-	struct image *image;
+	unsigned int i;
 	int r = 0;
 
-	while (!r && chain->count < count) {
-		layer = &device->layers[chain->count];
-		chain->layers = grow_array(chain->layers, chain->count,
+	for (i = 0; i < count && !r; i++) {
+		chain->layers = grow_array(chain->layers, i,
 					   sizeof(*chain->layers));
-		image = &chain->layers[chain->count++];
-		r = image_open(layer->path, layer->format, image);
-		if (!r && !image_id_equal(&image->id, &layer->id))
-			r = report_fail(ENOENT,
-					"%s is not the image that device %s is open with.",
-					layer->path, device->name);
+		chain->count++;
+		r = look_layer(device, i, &chain->layers[i]);
 	}
 	return r;
 }

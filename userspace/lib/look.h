@@ -22,13 +22,24 @@ int look_open(const char *word, struct formats *formats, bool all,
 	      struct chain *chain);
 
 /**
+ * look_layer() - open an image of an open device
+ * @device: the device
+ * @layer: which one, from the top
+ * @image: result; image_close() it, after errors as well
+ *
+ * Return: 0, or an error, reported: also where the path leads to another image
+ * than the one that the device has.
+ */
+int look_layer(const struct device *device, unsigned int layer,
+	       struct image *image);
+
+/**
  * look_layers() - open the images of an open device
  * @device: the device
  * @count: how many of its layers, from the top
  * @chain: result, empty before; chain_close() it, after errors as well
  *
- * Return: 0, or an error, reported: also where a path leads to another image
- * than the one that the device has.
+ * Return: 0 or an error, reported, as look_layer().
  */
 int look_layers(const struct device *device, unsigned int count,
 		struct chain *chain);

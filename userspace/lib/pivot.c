@@ -50,7 +50,7 @@ struct pivot pivot_same(const struct device *device)
 	return pivot;
 }
 
-static int load(const struct device *device, const struct pivot *pivot)
+int pivot_load(const struct device *device, const struct pivot *pivot)
 {
 	struct dm_segment segment = {
 		.length = pivot->sectors,
@@ -143,7 +143,7 @@ int pivot_run(const struct device *device, const struct pivot *pivot)
 
 	r = journal_write(entry);
 	if (!r)
-		r = load(device, pivot);
+		r = pivot_load(device, pivot);
 	if (!r && pivot->ready)
 		r = pivot->ready(pivot->data);
 	if (!r)

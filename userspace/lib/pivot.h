@@ -36,6 +36,15 @@ struct pivot {
 };
 
 /**
+ * pivot_load() - load a table, and no more
+ * @device: the device as it is
+ * @pivot: its new table, as far as that is @layers to @feature_words
+ *
+ * Return: 0 or an error, reported.
+ */
+int pivot_load(const struct device *device, const struct pivot *pivot);
+
+/**
  * pivot_run() - load a table and resume the device with it
  * @device: the device as it is
  * @pivot: its new table

@@ -12,7 +12,7 @@
  *   sectors    pivot: length of the device before
  *   new        snapshot, create, pivot: the file that was made (newimage.c)
  *   parts      group: the entries of its snapshots
- *   freeze     group: what was frozen (freeze.c)
+ *   freeze     group, internal: what was frozen (freeze.c)
  *   path       internal: an image that is not open
  *   apply      internal: ID of the snapshot that qemu-img applies
  *

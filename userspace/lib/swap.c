@@ -4,28 +4,25 @@
  */
 #include "swap.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "dm.h"
 #include "report.h"
-
-/* A device is made of others, and these of others, no deeper than that. */
-#define DEPTH_MAX	16
+#include "stack.h"
 
 /**
  * struct outcome - what the process that swaps tells the one that waits
  * @what: what failed, for a message, or NULL
  * @who: the device, mount point or socket it failed with
  * @error: positive errno
+ * @edit: what the edit returned
  * @thawed: everything that was frozen is thawed
  *
  * In memory that both share: while devices stand still nothing is written that
@@ -35,42 +32,13 @@ struct outcome {
 	const char *what;
 	const char *who;
 	int error;
+	int edit;
 	bool thawed;
 };
 
 /*
  * Checks
  */
-
-/* Is a block device made of another one, or that one itself? */
-static bool is_made_of(dev_t device, dev_t part, unsigned int depth)
-{
-	unsigned int major, minor;
-	struct dirent *entry;
-	bool found = device == part;
-	char path[320], line[32];
-	FILE *file;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/slaves",
-		 major(device), minor(device));
-	dir = found || depth > DEPTH_MAX ? NULL : opendir(path);
-	while (dir && !found && (entry = readdir(dir))) {
-		snprintf(path, sizeof(path), "/sys/class/block/%s/dev",
-			 entry->d_name);
-		file = entry->d_name[0] == '.' ? NULL : fopen(path, "re");
-		if (!file)
-			continue;
-		if (fgets(line, sizeof(line), file) &&
-		    sscanf(line, "%u:%u", &major, &minor) == 2)
-			found = is_made_of(makedev(major, minor), part,
-					   depth + 1);
-		fclose(file);
-	}
-	if (dir)
-		closedir(dir);
-	return found;
-}
 
 /* For a file, the device of its file system; else the device */
 static int check_image(const struct swap *swap, const struct device *user,
@@ -86,8 +54,7 @@ static int check_image(const struct swap *swap, const struct device *user,
 				   mount, path, user->name);
 	for (i = 0; i < swap->count; i++) {
 		device = swap->devices[i];
-		if (swap->count > 1 &&
-		    is_made_of(id->dev, device->dm.device, 0))
+		if (swap->count > 1 && stack_has(id->dev, device->dm.device))
 			return report_fail(EINVAL,
 					   "Device %s holds %s of device %s: they cannot stand still together.",
 					   device->name, path, user->name);
@@ -95,11 +62,25 @@ static int check_image(const struct swap *swap, const struct device *user,
 	return 0;
 }
 
+/* Who edits must not need what stands still. */
+static int check_system(const struct device *device)
+{
+	char *what = stack_system_on(device->dm.device);
+	int r = 0;
+
+	if (what)
+		r = report_fail(EINVAL,
+				"Device %s holds %s, which is needed while the device stands still.",
+				device->name, what);
+	free(what);
+	return r;
+}
+
 static int check_device(const struct swap *swap, const struct device *device)
 {
+	int r = swap->edit ? check_system(device) : 0;
 	const struct device_layer *layer;
 	unsigned int i;
-	int r = 0;
 
 	for (i = 0; i < device->count && !r; i++) {
 		layer = &device->layers[i];
@@ -212,11 +193,15 @@ static void swap_all(const struct swap *swap, struct outcome *outcome)
 	int r = 0;
 
 	/* For one device the resume suspends it, too. */
-	if (swap->count > 1)
+	if (swap->count > 1 || swap->edit)
 		r = suspend_all(swap, outcome);
+	if (!r && swap->edit) {
+		r = swap->edit(swap->data);
+		outcome->edit = r;
+	}
 	if (!r)
 		resume_all(swap, outcome);
-	for (i = 0; i < swap->count && outcome->what; i++)
+	for (i = 0; i < swap->count && (outcome->what || r); i++)
 		load_old_table(swap->devices[i], &cookie);
 	dm_settle(cookie);
 }
@@ -245,10 +230,20 @@ static void run_here(const struct swap *swap, struct outcome *outcome)
 static int report_outcome(const struct outcome *outcome)
 {
 	if (!outcome->what)
-		return 0;
+		return outcome->edit;
 	report_errno(outcome->error, "%s %s", outcome->what, outcome->who);
 	/* The kernel's EINVAL is not about the command line. */
 	return outcome->error == EINVAL ? -EIO : -outcome->error;
+}
+
+/*
+ * An edit is over only when the program that it has started is, too. That one is
+ * in the group of the process that edits, and a child of ours when that is gone.
+ */
+static void wait_orphans(pid_t group)
+{
+	while (waitpid(-group, NULL, 0) > 0 || errno == EINTR)
+		;
 }
 
 static int wait_for(pid_t pid, const struct outcome *outcome)
@@ -290,6 +285,7 @@ int swap_run(struct swap *swap)
 	 * state lock and what is attached, too: no other command starts before
 	 * it ends.
 	 */
+	prctl(PR_SET_CHILD_SUBREAPER, !!swap->edit);
 	pid = fork();
 	if (!pid) {
 		setsid();
@@ -299,7 +295,11 @@ int swap_run(struct swap *swap)
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 	r = pid < 0 ? report_errno(errno, "Cannot start a process") :
 		wait_for(pid, outcome);
+	if (swap->edit && pid > 0)
+		wait_orphans(pid);
+	prctl(PR_SET_CHILD_SUBREAPER, 0);
 	swap->thawed = outcome->thawed;
+	swap->edit_error = outcome->edit;
 	munlockall();
 	munmap(outcome, sizeof(*outcome));
 	return r;
