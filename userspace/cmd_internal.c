@@ -119,12 +119,14 @@ static int change(struct arguments *args, enum internal_action action)
 		.action = action,
 		.word = args->words[2],
 		.freeze = &args->freeze,
+		.users = {
+			.search = args->search,
+			.nsearch = args->nsearch,
+			.force = args->force,
+		},
 	};
 	int r;
 
-	if (freeze_any(&args->freeze) && (closed || action != INTERNAL_CREATE))
-		return report_fail(EINVAL,
-				   "Only 'internal create NAME SNAPSHOT' has something to freeze.");
 	r = begin_change(!closed);
 	if (r < 0)
 		return r;
@@ -138,6 +140,21 @@ static int change(struct arguments *args, enum internal_action action)
 	return r;
 }
 
+/* Options that would do nothing are refused. */
+static int check_options(const struct arguments *args)
+{
+	bool closed = is_path(args->words[1]);
+	const char *word = args->words[0];
+
+	if (freeze_any(&args->freeze) && (closed || strcmp(word, "create")))
+		return report_fail(EINVAL,
+				   "Only 'internal create NAME SNAPSHOT' has something to freeze.");
+	if ((args->force || args->nsearch) && (!closed || strcmp(word, "apply")))
+		return report_fail(EINVAL,
+				   "Only 'internal apply IMAGE SNAPSHOT' looks for overlays.");
+	return 0;
+}
+
 int cmd_internal(struct arguments *args)
 {
 	static const char * const actions[] = {
@@ -147,7 +164,11 @@ int cmd_internal(struct arguments *args)
 	};
 	const char *word = args->words[0];
 	unsigned int i;
+	int r;
 
+	r = check_options(args);
+	if (r < 0)
+		return r;
 	if (!strcmp(word, "list"))
 		return args->words[2] ?
 			report_fail(EINVAL, "Wrong number of arguments: internal list NAME|IMAGE") :

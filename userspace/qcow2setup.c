@@ -169,7 +169,8 @@ static const struct command commands[] = {
 	  "NAME|IMAGE LAYER OVERLAY [--existing] [--no-grow] [--dry-run]\n"
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on in OVERLAY from what a lower image shows" },
-	{ "internal", cmd_internal, 2, 3, { OPT_FSFREEZE, OPT_QGA },
+	{ "internal", cmd_internal, 2, 3,
+	  { OPT_FSFREEZE, OPT_QGA, OPT_USERS },
 	  "list NAME|IMAGE | create|apply|delete NAME|IMAGE SNAPSHOT\n"
 	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET]",
 	  "snapshots within an image; SNAPSHOT is an ID or a name" },

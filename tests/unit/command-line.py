@@ -38,4 +38,15 @@ def rebase_takes_options_where_they_matter():
     refused("not for -u", *rebase, "-u", "--bandwidth", "1M")
 
 
+@ktap.test
+def internal_takes_options_where_they_matter():
+    for words in ("list ./x", "create vm y", "apply vm y", "delete ./x y"):
+        refused("looks for overlays", "internal", *words.split(), "--force")
+    for words in ("list vm", "create ./x y", "apply vm y", "delete vm y"):
+        refused("something to freeze", "internal", *words.split(), "--qga",
+                "z")
+    refused("Wrong number", "internal", "create", "vm")
+    refused("list, create, apply", "internal", "make", "vm", "x")
+
+
 host.main()

@@ -36,9 +36,15 @@ static int fresh(void **state)
 	return 0;
 }
 
+static bool force;
+
 static int edit(enum internal_action action, const char *word)
 {
-	struct internal in = { .action = action, .word = word };
+	struct internal in = {
+		.action = action,
+		.word = word,
+		.users.force = force,
+	};
 	int r;
 
 	assert_int_equal(state_lock(true), 0);
@@ -100,6 +106,20 @@ static void test_edit(void **state)
 	assert_int_equal(edit(INTERNAL_DELETE, "1"), 0);
 	expect_names("2:two ");
 	run("qemu-img check -q build/internal/a");
+}
+
+static void test_overlays(void **state)
+{
+	(void)state;
+	assert_int_equal(edit(INTERNAL_CREATE, "one"), 0);
+	run("qemu-img create -q -f qcow2 -b a -F qcow2 build/internal/over");
+	assert_int_equal(edit(INTERNAL_APPLY, "one"), -EBUSY);
+	/* they read the same before and after */
+	assert_int_equal(edit(INTERNAL_CREATE, "two"), 0);
+	assert_int_equal(edit(INTERNAL_DELETE, "two"), 0);
+	force = true;
+	assert_int_equal(edit(INTERNAL_APPLY, "one"), 0);
+	force = false;
 }
 
 static void test_which(void **state)
@@ -237,6 +257,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_edit, fresh),
+		cmocka_unit_test_setup(test_overlays, fresh),
 		cmocka_unit_test_setup(test_which, fresh),
 		cmocka_unit_test_setup(test_refcounts, fresh),
 		cmocka_unit_test_setup(test_bitmaps, fresh),

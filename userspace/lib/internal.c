@@ -221,6 +221,18 @@ static int open_image(struct internal *in, const char *path)
 	return r < 0 ? r : check_closed(&in->image);
 }
 
+/* What stands on the image would read as something else. */
+static int check_overlays(const struct internal *in)
+{
+	struct image image = in->image;
+	const struct image *victim = &image;
+	struct chain alone = { .layers = &image, .count = 1 };
+	struct users users = in->users;
+
+	users.chain = &alone;
+	return users_check(&users, &victim, 1);
+}
+
 int internal_closed(struct internal *in, const char *path)
 {
 	char *subject = absolute_path(path);
@@ -233,6 +245,8 @@ int internal_closed(struct internal *in, const char *path)
 		r = open_image(in, path);
 	if (!r)
 		r = choose(in);
+	if (!r && in->action == INTERNAL_APPLY)
+		r = check_overlays(in);
 	free(subject);
 	return r;
 }

@@ -12,6 +12,7 @@
 #include "device.h"
 #include "freeze.h"
 #include "snaptable.h"
+#include "users.h"
 
 enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
 
@@ -20,6 +21,8 @@ enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
  * @action: what is to be done; set by the caller
  * @word: the snapshot, as the command line has it; set by the caller
  * @freeze: what is frozen meanwhile; set by the caller for internal_device()
+ * @users: where to look for overlays, which stop an apply; set by the caller for
+ *	internal_closed(), but for the chain
  * @entry: in the journal; set by the caller before internal_run()
  * @device: the device that writes to the image, if it is open
  * @image: the image
@@ -31,6 +34,7 @@ struct internal {
 	enum internal_action action;
 	const char *word;
 	const struct freeze *freeze;
+	struct users users;
 	struct json_object *entry;
 	struct device device;
 	struct image image;
