@@ -298,8 +298,33 @@ static int zero_tail(struct qc_image *img, u64 old)
 	return err;
 }
 
+/*
+ * The table may have entries behind the end: the state of a virtual machine,
+ * which is kept there (specification, "Snapshots"), after a snapshot that has one
+ * was applied.  They would become contents of the disk.
+ */
+static int check_behind(struct qc_image *img, u64 old, u64 mapped)
+{
+	u64 end = min(mapped, img->h.size);
+	u64 pos = round_up(old, img->h.cluster_size);
+	struct qc_extent ext;
+	int err = 0;
+
+	for (; pos < end && !err; pos += ext.len) {
+		err = qc_l2_find(img, pos, end - pos, &ext);
+		if (err || ext.map == QC_MAP_NONE || ext.map == QC_MAP_ZERO)
+			continue;
+		DMERR("%pg: cannot grow in use: it has clusters behind its end (machine state?)",
+		      img->bdev);
+		return -EOPNOTSUPP;
+	}
+	return err;
+}
+
 int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below)
 {
+	u64 mapped = (u64)img->h.l1_size << (img->h.l2_bits +
+					     img->h.cluster_bits);
 	u64 old = img->h.size;
 	int err;
 
@@ -311,6 +336,8 @@ int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below)
 		return -EOPNOTSUPP;
 	}
 	err = qc_edit_grow(img, bytes);
+	if (!err)
+		err = check_behind(img, old, mapped);
 	if (!err)
 		err = zero_tail(img, old);
 	/* Flushes first */

@@ -521,12 +521,21 @@ def extend_refused(prepare, below):
     ktap.same_bytes(fx.content("image"), want, "QEMU")
 
 
+def state_behind_the_end():
+    """Of a virtual machine; in memory at least an L2 table away."""
+    fx.create("image", MIB + 1024, backing="base", fmt="raw",
+              cluster_size=4096)
+    fx.qemu_io("image", "write -b -P 7 0 64k")
+
+
 def snapshot_of_the_last_cluster():
     fx.qemu_io("image", "write -P 3 1M 1k")
     fx.qemu_img("snapshot", "-c", "one", "image")
 
 
 ktap.case("extend: a longer base", extend_refused, lambda: None, 2 * MIB)
+ktap.case("extend: something behind the end", extend_refused,
+          state_behind_the_end, MIB)
 ktap.case("extend: a shared last cluster", extend_refused,
           snapshot_of_the_last_cluster, MIB)
 ktap.case("extend: a compressed last cluster", extend_refused,
