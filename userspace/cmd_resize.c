@@ -112,7 +112,9 @@ static int resize_chain(struct resizing *resizing, const struct chain *chain)
 	r = attach_check_unused(image, ROLE_WRITE);
 	if (!r && resizing->size < resizing->old)
 		r = check_shrink(resizing, chain);
-	return r < 0 ? r : qemu_resize(image, longer_below(chain),
+	if (!r)
+		r = image_has_more(image);
+	return r < 0 ? r : qemu_resize(image, longer_below(chain), r,
 				       resizing->size);
 }
 

@@ -108,6 +108,22 @@ def resize_hides_a_longer_base():
 
 
 @ktap.test
+def resize_hides_what_is_behind_the_end():
+    """The state of a virtual machine, which qemu-img makes part of the disk."""
+    path = create("image", "64k", "-o", "cluster_size=512")
+    host.qemu_io(path, "write -P 1 0 64k", "write -b -P 7 0 64k")
+    host.qemu_img("snapshot", "-c", "one", path)
+    host.qcow2setup("resize", path, "128k")
+    read_zeroes(path, 64 * KIB, 64 * KIB)
+    ktap.check("backing" not in host.qemu_img("info", path), "a backing file")
+    host.qemu_img("check", path)
+    # The snapshot has it still.
+    host.qcow2setup("internal", "apply", path, "one")
+    out = host.run_well("qemu-io", "-c", "read -b -P 7 0 64k", path)
+    ktap.check("failed" not in out, out)
+
+
+@ktap.test
 def resize_of_a_raw_image():
     path = f"{host.directory}/raw"
     with open(path, "wb") as f:

@@ -131,7 +131,7 @@ static int swap_table(const struct live *live, uint64_t size)
 	free(features);
 	if (r == -EOPNOTSUPP)
 		return report_fail(EOPNOTSUPP,
-				   "%s ends within a cluster that is compressed, or shared with an internal snapshot: close the device, and resize the image.",
+				   "%s ends within a cluster that is compressed, or shared with an internal snapshot, or has the state of a virtual machine behind its end: close the device, and resize the image.",
 				   top->path);
 	return r;
 }

@@ -554,6 +554,22 @@ int image_is_empty(const struct image *image)
 	return r;
 }
 
+int image_has_more(const struct image *image)
+{
+	const struct qcow2_header *h = &image->header;
+	uint32_t first = qcow2_l1_entries(h, h->size), i;
+	bool more = false;
+	void *l1;
+
+	l1 = image_read(image, (size_t)h->l1_size * 8, h->l1_table_offset);
+	if (!l1)
+		return -EIO;
+	for (i = first; i < h->l1_size && !more; i++)
+		more = be64_at(l1, i) & QCOW2_OFFSET_MASK;
+	free(l1);
+	return more;
+}
+
 static uint64_t div_up(uint64_t value, uint64_t by)
 {
 	return value / by + !!(value % by);

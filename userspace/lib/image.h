@@ -140,6 +140,17 @@ int image_used_end(const struct image *image, uint64_t *end);
 int image_is_empty(const struct image *image);
 
 /**
+ * image_has_more() - is there something behind the end of the disk?
+ * @image: a qcow2 image; nobody writes it
+ *
+ * The state of a virtual machine is kept there while a snapshot with one is made,
+ * or after it was applied.
+ *
+ * Return: 1, 0, or an error, reported.
+ */
+int image_has_more(const struct image *image);
+
+/**
  * image_is_preallocated() - are clusters in use that have no place on the disk?
  * @image: a qcow2 image
  *

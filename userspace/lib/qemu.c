@@ -110,6 +110,16 @@ static struct json_object *node_of(const struct image *image)
 	return node_at(image->path, image->is_device, image->format);
 }
 
+static struct json_object *node_of_zeroes(uint64_t size)
+{
+	struct json_object *node = json_object_new_object();
+
+	json_set_string(node, "driver", "null-co");
+	json_set_number(node, "size", size);
+	json_set_bool(node, "read-zeroes", true);
+	return node;
+}
+
 /* Drops @node. */
 static char *name_of(struct json_object *node)
 {
@@ -120,22 +130,28 @@ static char *name_of(struct json_object *node)
 }
 
 /*
- * The image over another one, or alone: what it is linked to may be missing, in
- * use, or of a format that QEMU would have to guess.
+ * The image alone: what it is linked to may be missing, in use, or of a format that
+ * QEMU would have to guess.
  */
-static char *name_over(const struct image *image, const struct image *below)
+static char *name_alone(const struct image *image)
+{
+	return name_of(node_of(image));
+}
+
+/* QEMU makes the new part zeroes where what is below is longer. */
+static char *name_over(const struct image *image, struct json_object *below)
 {
 	struct json_object *node = node_of(image);
 
 	if (below)
-		json_object_object_add(node, "backing", node_of(below));
+		json_object_object_add(node, "backing", below);
 	return name_of(node);
 }
 
 int qemu_check(const struct image *image, bool repair,
 	       struct json_object **report)
 {
-	char *name = name_over(image, NULL), *output;
+	char *name = name_alone(image), *output;
 	const char *argv[MAX_ARGS] = {
 		"qemu-img", "check", "--output=json", name,
 	};
@@ -159,9 +175,11 @@ int qemu_check(const struct image *image, bool repair,
 }
 
 int qemu_resize(const struct image *image, const struct image *below,
-		uint64_t size)
+		bool hide, uint64_t size)
 {
-	char *name = name_over(image, below), bytes[24];
+	struct json_object *node = below ? node_of(below) :
+		hide ? node_of_zeroes(size) : NULL;
+	char *name = name_over(image, node), bytes[24];
 	const char *argv[MAX_ARGS] = {
 		"qemu-img", "resize", "-q", "--shrink", name, bytes,
 	};

@@ -58,6 +58,7 @@ int qemu_check(const struct image *image, bool repair,
  * qemu_resize() - give an image another size
  * @image: the image, not open elsewhere
  * @below: the image below it, where that is longer, so that it is hidden; or NULL
+ * @hide: so is what the image itself has behind its end
  * @size: bytes
  *
  * It is durable when this returns.
@@ -65,7 +66,7 @@ int qemu_check(const struct image *image, bool repair,
  * Return: 0 or an error, reported.
  */
 int qemu_resize(const struct image *image, const struct image *below,
-		uint64_t size);
+		bool hide, uint64_t size);
 
 /**
  * struct qemu_snapshot - what "qemu-img snapshot" is to do
