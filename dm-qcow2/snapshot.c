@@ -9,19 +9,34 @@
 #include "image.h"
 #include "snapshot.h"
 
-/* The largest entry: 40 + 1024 + 2 * 65535 bytes */
-#define ENTRY_WINDOW	(136U * 1024)
+/* Most entries are shorter than this; none is longer: 40 + 1024 + 2 * 65535 */
+#define ENTRY_USUAL	(4U * 1024)
+#define ENTRY_MAX	(136U * 1024)
 
-static int decode(struct qc_image *img, const struct qcow2_header *h,
-		  const void *buf, u64 pos, struct qcow2_snapshot *snap)
+/* Read and decode the entry at @pos.  There may be 65536 of them. */
+static int read_entry(struct qc_image *img, const struct qcow2_header *h,
+		      void *buf, u64 pos, struct qcow2_snapshot *snap)
 {
 	struct qcow2_fault fault = {
 		.field = "snapshot entry",
 		.where = pos,
 		.why = "longer than an entry can be",
 	};
+	u32 len = ENTRY_USUAL;
+	int ret;
 
-	if (qcow2_snapshot_decode(buf, ENTRY_WINDOW, pos, h, snap, &fault)) {
+	ret = qc_image_read_bytes(img, pos, buf, len);
+	if (ret)
+		return ret;
+	ret = qcow2_snapshot_decode(buf, len, pos, h, snap, &fault);
+	if (ret > 0) {
+		len = ENTRY_MAX;
+		ret = qc_image_read_bytes(img, pos, buf, len);
+		if (ret)
+			return ret;
+		ret = qcow2_snapshot_decode(buf, len, pos, h, snap, &fault);
+	}
+	if (ret) {
 		DMERR("%pg: %s at %llu: %llu: %s; run qemu-img check -r all",
 		      img->bdev, fault.field, fault.where, fault.value,
 		      fault.why);
@@ -40,16 +55,14 @@ int qc_snapshot_each(struct qc_image *img, const struct qcow2_header *h,
 {
 	u64 pos = h->snapshots_offset;
 	struct qcow2_snapshot snap;
-	void *buf = kvmalloc(ENTRY_WINDOW, GFP_KERNEL);
+	void *buf = kvmalloc(ENTRY_MAX, GFP_KERNEL);
 	u32 i;
 	int ret = 0;
 
 	if (!buf)
 		return -ENOMEM;
 	for (i = 0; i < h->nb_snapshots && !ret; i++) {
-		ret = qc_image_read_bytes(img, pos, buf, ENTRY_WINDOW);
-		if (!ret)
-			ret = decode(img, h, buf, pos, &snap);
+		ret = read_entry(img, h, buf, pos, &snap);
 		if (!ret)
 			ret = fn(img, &snap, buf, data);
 		if (!ret)
