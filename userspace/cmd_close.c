@@ -150,13 +150,15 @@ static int close_device(const struct device *device)
 static void wait_loops_gone(const struct device *device)
 {
 	struct image_user user;
+	const struct image_id *id;
 	unsigned int i;
 
 	for (i = 0; i < device->count; i++) {
-		if (!device_uses(&device->layers[i].id, false, &user))
-			attach_wait_gone(&device->layers[i].id,
-					 i || device->dm.read_only ?
-					 LOOP_READ : LOOP_WRITE);
+		id = &device->layers[i].id;
+		if (!i && !device->dm.read_only)
+			attach_wait_gone(id, LOOP_WRITE);
+		else if (!device_uses_so(id, device_user_reads, &user))
+			attach_wait_gone(id, LOOP_READ);
 	}
 	/* Their marks go with them. */
 	attach_prune();

@@ -20,6 +20,7 @@ static struct json_object *describe(const struct device *device)
 	json_set_number(object, "size", device->sectors * 512);
 	json_set_bool(object, "read-only", device->dm.read_only);
 	json_set_bool(object, "suspended", device->dm.suspended);
+	json_set_string(object, "snapshot", device->snapshot);
 	json_set_number(object, "layers", device->count);
 	return object;
 }
@@ -28,10 +29,12 @@ static void print_line(const struct device *device)
 {
 	char size[SIZE_TEXT];
 
-	printf("%-20s %-4s %10s %6u  %s%s\n", device->name,
+	printf("%-20s %-4s %10s %6u  %s%s%s%s\n", device->name,
 	       device->dm.read_only ? "ro" : "rw",
 	       size_text(device->sectors * 512, size), device->count,
 	       device->layers[0].path,
+	       device->snapshot ? ", snapshot " : "",
+	       device->snapshot ? device->snapshot : "",
 	       device->dm.suspended ? " (suspended)" : "");
 }
 

@@ -6,7 +6,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "commands.h"
 #include "copy.h"
@@ -198,7 +197,7 @@ static int flush_device(const char *name)
 	if (!device_load(name, &device))
 		return device_inactive(name);
 	path = text("/dev/mapper/%s", name);
-	if (device.features && strstr(device.features, " snapshot "))
+	if (device.snapshot)
 		r = report_fail(EOPNOTSUPP,
 				"Device %s shows an internal snapshot: the map of the image is another one. Give the path of the image for that.",
 				name);

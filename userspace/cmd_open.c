@@ -18,6 +18,7 @@
 #include "recover.h"
 #include "report.h"
 #include "state.h"
+#include "view.h"
 
 /**
  * struct opening - an open under way
@@ -26,6 +27,7 @@
  * @uuid: of the device
  * @chain: the images
  * @attached: one for each
+ * @snapshot: ID of the internal snapshot to be shown, or NULL
  */
 struct opening {
 	struct arguments *args;
@@ -33,6 +35,7 @@ struct opening {
 	char uuid[DM_UUID_MAX];
 	struct chain chain;
 	struct attachment *attached;
+	char *snapshot;
 };
 
 static int make_uuid(char uuid[DM_UUID_MAX])
@@ -49,6 +52,38 @@ static int make_uuid(char uuid[DM_UUID_MAX])
 	return 0;
 }
 
+/* The images, the top one as an internal snapshot has it if one is to be shown */
+static int open_images(struct opening *opening, struct chain *chain)
+{
+	struct arguments *args = opening->args;
+	int r;
+
+	free(opening->snapshot);
+	opening->snapshot = NULL;
+	r = chain_open(args->words[0], &args->formats, chain);
+	if (!r && args->snapshot)
+		r = view_choose(&chain->layers[0], args->snapshot,
+				&opening->snapshot);
+	return r;
+}
+
+/*
+ * Whoever reads is in the way of who writes, and no other; but who shows an
+ * internal snapshot of an image is in nobody's way.
+ */
+static bool is_used(const struct opening *opening, unsigned int layer,
+		    struct image_user *user)
+{
+	const struct image_id *id = &opening->chain.layers[layer].id;
+
+	if (layer)
+		return device_uses(id, true, user);
+	if (opening->snapshot)
+		return false;
+	return opening->args->read_only ? device_uses(id, true, user) :
+		!view_alone(id, user);
+}
+
 /* Before anything is touched: can this chain be opened at all? */
 static int check_chain(const struct opening *opening)
 {
@@ -63,8 +98,7 @@ static int check_chain(const struct opening *opening)
 		r = image_check_usable(image, !i && writable);
 		if (r < 0)
 			return r;
-		/* Whoever reads is in the way of who writes, and no other. */
-		if (device_uses(&image->id, i || !writable, &user))
+		if (is_used(opening, i, &user))
 			return device_refuse(image->path, &user);
 	}
 	return 0;
@@ -83,22 +117,29 @@ static int check_formats(const struct formats *formats)
 	return 0;
 }
 
+/* Locks of ours beside which it may be opened: see check_chain() */
+static int lock_top(struct opening *opening)
+{
+	const struct image *top = &opening->chain.layers[0];
+	struct image_user user;
+
+	if (opening->args->read_only)
+		return attach_read(top, opening->snapshot,
+				   &opening->attached[0]);
+	return attach_write_lock(top, device_uses(&top->id, false, &user),
+				 &opening->attached[0]);
+}
+
 /* Locks first; what was read before may have changed since. */
 static int lock_layers(struct opening *opening)
 {
-	bool writable = !opening->args->read_only;
 	unsigned int i;
 	int r = 0;
 
-	for (i = opening->chain.count; i-- && !r;) {
-		if (!i && writable)
-			r = attach_write_lock(&opening->chain.layers[i], false,
-					      &opening->attached[i]);
-		else
-			r = attach_read(&opening->chain.layers[i], false,
-					&opening->attached[i]);
-	}
-	return r;
+	for (i = opening->chain.count - 1; i && !r; i--)
+		r = attach_read(&opening->chain.layers[i], false,
+				&opening->attached[i]);
+	return r < 0 ? r : lock_top(opening);
 }
 
 static int read_again(struct opening *opening)
@@ -106,8 +147,7 @@ static int read_again(struct opening *opening)
 	struct chain again;
 	int r;
 
-	r = chain_open(opening->args->words[0], &opening->args->formats,
-		       &again);
+	r = open_images(opening, &again);
 	if (!r && !chain_same(&opening->chain, &again))
 		r = report_fail(EBUSY, "%s changed while it was being opened.",
 				opening->args->words[0]);
@@ -155,19 +195,22 @@ static uint64_t zero_from(const struct opening *opening)
 
 static char *table_params(const struct opening *opening)
 {
-	bool error = opening->args->no_space_error;
 	unsigned int i, count = opening->chain.count;
 	struct device_layer *layers = NULL;
-	char *params;
+	char *params, *feature = NULL;
 
 	for (i = 0; i < count; i++) {
 		layers = grow_array(layers, i, sizeof(*layers));
 		layers[i].format = opening->chain.layers[i].format;
 		layers[i].device = opening->attached[i].device;
 	}
-	params = device_params(layers, count, zero_from(opening),
-			       error ? " " FEATURE_NO_SPACE_ERROR : NULL,
-			       error);
+	if (opening->snapshot)
+		feature = view_feature(opening->snapshot);
+	else if (opening->args->no_space_error)
+		feature = text_copy(" " FEATURE_NO_SPACE_ERROR);
+	params = device_params(layers, count, zero_from(opening), feature,
+			       opening->snapshot ? VIEW_WORDS : !!feature);
+	free(feature);
 	free(layers);
 	return params;
 }
@@ -237,9 +280,11 @@ static int check_arguments(const struct arguments *args)
 	if (args->repair && args->read_only)
 		return report_fail(EINVAL,
 				   "--repair and --read-only do not go together: what is only read need not be repaired.");
-	if (args->no_space_error && args->read_only)
+	if (args->no_space_error && (args->read_only || args->snapshot))
 		return report_fail(EINVAL,
-				   "--no-space=error and --read-only do not go together: what is only read needs no space.");
+				   "--no-space=error and %s do not go together: what is only read needs no space.",
+				   args->snapshot ? "--snapshot" :
+				   "--read-only");
 	if (!is_path(args->words[0]) && access(args->words[0], F_OK) < 0)
 		return report_fail(ENOENT, "%s does not exist.",
 				   args->words[0]);
@@ -260,17 +305,15 @@ static int repair_image(const char *path)
 /* The images of the chain, the top one repaired if that is asked for */
 static int find_chain(struct opening *opening)
 {
-	const char *path = opening->args->words[0];
-	struct formats *formats = &opening->args->formats;
 	int r;
 
-	r = chain_open(path, formats, &opening->chain);
+	r = open_images(opening, &opening->chain);
 	if (r < 0 || !opening->args->repair ||
 	    !check_needs_repair(&opening->chain.layers[0]))
 		return r;
 	chain_close(&opening->chain);
-	r = repair_image(path);
-	return r < 0 ? r : chain_open(path, formats, &opening->chain);
+	r = repair_image(opening->args->words[0]);
+	return r < 0 ? r : open_images(opening, &opening->chain);
 }
 
 static void print_result(const struct opening *opening)
@@ -308,6 +351,8 @@ int cmd_open(struct arguments *args)
 	struct opening opening = { .args = args, .name = args->words[1] };
 	int r;
 
+	if (args->snapshot)
+		args->read_only = true;
 	r = device_name_check(opening.name);
 	if (!r)
 		r = check_arguments(args);
@@ -326,6 +371,7 @@ int cmd_open(struct arguments *args)
 	if (!r)
 		r = open_chain(&opening);
 	chain_close(&opening.chain);
+	free(opening.snapshot);
 	if (!r)
 		r = finish(&opening);
 	state_unlock();

@@ -86,6 +86,7 @@ static void print_json(const struct device *device,
 	if (!device->dm.read_only)
 		json_set_string(object, "no-space", device->no_space_error ?
 				"error" : "queue");
+	json_set_string(object, "snapshot", device->snapshot);
 	json_set_number(object, "open-count", device->dm.open_count);
 	json_object_object_add(object, "partitions",
 			       partitions_of(&device->dm));
@@ -164,6 +165,8 @@ static void print_text(const struct device *device,
 	       (unsigned long long)device->sectors,
 	       size_text(device->sectors * 512, size));
 	print_partitions(device);
+	if (device->snapshot)
+		printf("  snapshot: %s of layer 0\n", device->snapshot);
 	for (i = 0; i < device->count; i++)
 		print_layer(&device->layers[i], i);
 	if (status)

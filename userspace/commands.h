@@ -52,6 +52,7 @@
  * @repair: --repair
  * @shrink: --shrink
  * @no_space_error: --no-space=error
+ * @snapshot: --snapshot
  */
 struct arguments {
 	const char *words[WORDS_MAX];
@@ -90,6 +91,7 @@ struct arguments {
 	bool repair;
 	bool shrink;
 	bool no_space_error;
+	const char *snapshot;
 };
 
 /*

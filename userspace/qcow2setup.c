@@ -53,6 +53,7 @@ enum option_id {
 	OPT_REPAIR,
 	OPT_SHRINK,
 	OPT_NO_SPACE,
+	OPT_SNAPSHOT,
 	/* No options: stand for chain_options and user_options */
 	OPT_CHAIN,
 	OPT_USERS,
@@ -91,6 +92,7 @@ static const struct option options[] = {
 	{ "repair", no_argument, NULL, OPT_REPAIR },
 	{ "shrink", no_argument, NULL, OPT_SHRINK },
 	{ "no-space", required_argument, NULL, OPT_NO_SPACE },
+	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ }
 };
 
@@ -131,10 +133,10 @@ static const char user_usage[] = " [--force] [--search DIR]";
 static const struct command commands[] = {
 	{ "open", cmd_open, 2, 2,
 	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW,
-	    OPT_REPAIR, OPT_NO_SPACE },
+	    OPT_REPAIR, OPT_NO_SPACE, OPT_SNAPSHOT },
 	  "IMAGE NAME [--read-only] [--backing-format IMAGE=FORMAT]\n"
 	  "             [--partitions] [--no-grow] [--repair]\n"
-	  "             [--no-space=queue|error]",
+	  "             [--no-space=queue|error] [--snapshot SNAPSHOT]",
 	  "open the chain under IMAGE as /dev/mapper/NAME" },
 	{ "close", cmd_close, 1, 1, { 0 }, "NAME", "close the device NAME" },
 	{ "list", cmd_list, 0, 0, { 0 }, "", "list open devices" },
@@ -406,6 +408,9 @@ static int set_option(struct arguments *args, int option)
 		break;
 	case OPT_NO_SPACE:
 		return set_no_space(args, optarg);
+	case OPT_SNAPSHOT:
+		args->snapshot = optarg;
+		break;
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
 	default:

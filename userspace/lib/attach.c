@@ -231,7 +231,10 @@ static int attach_read_file(const struct image *image, bool change,
 	unsigned int block;
 	int fd, r;
 
-	if (!loop_find(&image->id, LOOP_READ, &attachment->loop)) {
+	if (loop_find(&image->id, LOOP_READ, &attachment->loop)) {
+		/* The file may have grown beside one that shows a snapshot. */
+		loop_refit(&attachment->loop);
+	} else {
 		fd = image_reopen(image, O_RDONLY);
 		if (fd < 0)
 			return fd;
@@ -456,11 +459,12 @@ static bool prune_holder(const struct loop *loop, void *data)
 	bool used;
 
 	(void)data;
-	if (loop->kind != LOOP_HOLD_READ && loop->kind != LOOP_HOLD_WRITE)
+	if (loop->kind == LOOP_HOLD_WRITE)
+		used = device_uses(&loop->id, true, &user);
+	else if (loop->kind == LOOP_HOLD_READ)
+		used = device_uses_so(&loop->id, device_user_reads, &user);
+	else
 		return false;
-	used = device_uses(&loop->id, loop->kind == LOOP_HOLD_WRITE, &user);
-	if (used && loop->kind == LOOP_HOLD_READ)
-		used = !user.writes;
 	if (!used)
 		loop_clear(loop);
 	return false;

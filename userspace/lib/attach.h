@@ -45,8 +45,8 @@ struct attachment {
 /**
  * attach_read() - attach an image that is read only
  * @image: the image
- * @change: the device that wrote the image turns to reading it: its loop
- *	device is no conflict
+ * @change: the device that wrote the image turns to reading it, or only an
+ *	internal snapshot is read: its loop device is no conflict
  * @attachment: result; end it with attach_release(), after errors as well
  *
  * Return: 0 or an error, reported.
@@ -71,7 +71,8 @@ int attach_check_unused(const struct image *image, enum role role);
 /**
  * attach_write_lock() - first step for an image to be written: its locks
  * @image: the image
- * @change: a device that read the image turns back to writing it
+ * @change: a device that read the image turns back to writing it, or all that
+ *	read it show internal snapshots
  * @attachment: result; end it with attach_release(), after errors as well
  *
  * After this the image cannot change. @attachment->length is filled; nothing

@@ -172,9 +172,18 @@ static bool parse_layer(char **words, struct device_layer *layer)
 	return true;
 }
 
+static void keep_feature(struct device *device, const char *word)
+{
+	char *longer = text("%s %s", device->features, word);
+
+	free(device->features);
+	device->features = longer;
+	device->feature_words++;
+}
+
 static void parse_features(struct device *device, char *words)
 {
-	char *word, *longer;
+	char *word;
 
 	device->features = text_copy("");
 	device->feature_words = 0;
@@ -195,10 +204,12 @@ static void parse_features(struct device *device, char *words)
 			continue;
 		if (!strcmp(word, FEATURE_NO_SPACE_ERROR))
 			device->no_space_error = true;
-		longer = text("%s %s", device->features, word);
-		free(device->features);
-		device->features = longer;
-		device->feature_words++;
+		keep_feature(device, word);
+		/* Whatever its ID is, it is no feature. */
+		if (!strcmp(word, "snapshot") && words) {
+			device->snapshot = text_copy(strsep(&words, " "));
+			keep_feature(device, device->snapshot);
+		}
 	}
 }
 
@@ -245,8 +256,10 @@ void device_free(struct device *device)
 		free(device->layers[--device->count].path);
 	free(device->layers);
 	free(device->features);
+	free(device->snapshot);
 	device->layers = NULL;
 	device->features = NULL;
+	device->snapshot = NULL;
 }
 
 int device_name_check(const char *name)
@@ -280,7 +293,7 @@ int device_inactive(const char *name)
 
 struct search {
 	const struct image_id *id;
-	bool writer;
+	bool (*counts)(const struct image_user *user);
 	struct image_user *user;
 };
 
@@ -297,20 +310,72 @@ static bool visit_device(const char *name, void *data)
 	for (i = 0; i < device.count && !found; i++) {
 		user->layer = i;
 		user->writes = !i && !device.dm.read_only;
+		user->snapshot = !i && device.snapshot;
 		found = image_id_equal(&device.layers[i].id, search->id) &&
-			(user->writes || !search->writer);
+			search->counts(user);
 	}
 	snprintf(user->name, sizeof(user->name), "%s", device.name);
 	device_free(&device);
 	return found;
 }
 
+bool device_uses_so(const struct image_id *id,
+		    bool (*counts)(const struct image_user *user),
+		    struct image_user *user)
+{
+	struct search search = { id, counts, user };
+
+	return dm_each(visit_device, &search);
+}
+
+bool device_user_reads(const struct image_user *user)
+{
+	return !user->writes;
+}
+
+static bool any(const struct image_user *user)
+{
+	(void)user;
+	return true;
+}
+
+static bool writes(const struct image_user *user)
+{
+	return user->writes;
+}
+
 bool device_uses(const struct image_id *id, bool writer,
 		 struct image_user *user)
 {
-	struct search search = { id, writer, user };
+	return device_uses_so(id, writer ? writes : any, user);
+}
 
-	return dm_each(visit_device, &search);
+struct view {
+	const struct image_id *id;
+	const char *snapshot;
+	char *name;
+};
+
+static bool visit_view(const char *name, void *data)
+{
+	struct view *view = data;
+	struct device device;
+
+	if (!device_load(name, &device))
+		return false;
+	if (device.snapshot && !strcmp(device.snapshot, view->snapshot) &&
+	    image_id_equal(&device.layers[0].id, view->id))
+		view->name = text_copy(name);
+	device_free(&device);
+	return view->name;
+}
+
+char *device_shows(const struct image_id *id, const char *snapshot)
+{
+	struct view view = { id, snapshot, NULL };
+
+	dm_each(visit_view, &view);
+	return view.name;
 }
 
 int device_refuse(const char *path, const struct image_user *user)
@@ -321,6 +386,8 @@ int device_refuse(const char *path, const struct image_user *user)
 		how = "is open for writing as";
 	else if (user->layer)
 		how = "is a lower layer of";
+	else if (user->snapshot)
+		how = "has an internal snapshot open as";
 	return report_fail(EBUSY, "%s %s device %s.", path, how, user->name);
 }
 

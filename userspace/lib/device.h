@@ -34,6 +34,8 @@ struct device_layer {
  *	without zero_from and extend, and without those that belong to a job
  * @feature_words: number of those words
  * @no_space_error: one of them is FEATURE_NO_SPACE_ERROR
+ * @snapshot: ID of the internal snapshot that it shows of its top image, or NULL;
+ *	@features have it, too
  * @job_features: there are features that belong to a job: mirror,
  *	explicit_zeroes
  */
@@ -46,6 +48,7 @@ struct device {
 	char *features;
 	unsigned int feature_words;
 	bool no_space_error;
+	char *snapshot;
 	bool job_features;
 };
 
@@ -54,11 +57,13 @@ struct device {
  * @name: the device
  * @layer: 0 for its top
  * @writes: it writes to the image
+ * @snapshot: it shows an internal snapshot of the image, which nobody changes
  */
 struct image_user {
 	char name[DM_NAME_MAX];
 	unsigned int layer;
 	bool writes;
+	bool snapshot;
 };
 
 /* Feature: a write that finds no space fails, and does not wait */
@@ -99,6 +104,30 @@ int device_inactive(const char *name);
  */
 bool device_uses(const struct image_id *id, bool writer,
 		 struct image_user *user);
+
+/**
+ * device_uses_so() - does an open chain use an image in a certain way?
+ * @id: the image
+ * @counts: tells whether it is such a use
+ * @user: result
+ *
+ * Return: whether there is one.
+ */
+bool device_uses_so(const struct image_id *id,
+		    bool (*counts)(const struct image_user *user),
+		    struct image_user *user);
+
+/** device_user_reads() - for device_uses_so(): only readers count */
+bool device_user_reads(const struct image_user *user);
+
+/**
+ * device_shows() - name of a device that shows an internal snapshot
+ * @id: the image
+ * @snapshot: ID of the snapshot
+ *
+ * Return: the name, or NULL; free() it.
+ */
+char *device_shows(const struct image_id *id, const char *snapshot);
 
 /**
  * device_refuse() - report who uses an image

@@ -98,6 +98,14 @@ static int choose_to_delete(struct internal *in, const struct snaptable *table,
 {
 	const struct snapshot *first = snaptable_by_name(table, snapshot->name);
 
+	char *shown = device_shows(&in->image.id, snapshot->id);
+
+	if (shown) {
+		report_fail(EBUSY, "Internal snapshot %s is open as device %s.",
+			    snapshot->id, shown);
+		free(shown);
+		return -EBUSY;
+	}
 	if (first != snapshot)
 		return report_fail(EOPNOTSUPP,
 				   "The internal snapshots %s and %s are both called '%s': the first has to be deleted before the other.",
@@ -309,6 +317,10 @@ static int check_device(const struct internal *in)
 	const struct device *device = &in->device;
 	int r;
 
+	if (device->snapshot)
+		return report_fail(EROFS,
+				   "Device %s shows internal snapshot %s; take the device that writes to the image.",
+				   device->name, device->snapshot);
 	if (device->dm.read_only)
 		return report_fail(EROFS, "Device %s is read-only.",
 				   device->name);

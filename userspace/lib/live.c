@@ -39,6 +39,10 @@ static int open_device(struct live *live)
 		return r;
 	if (!device_load(live->word, &live->device))
 		return device_inactive(live->word);
+	if (live->device.snapshot)
+		return report_fail(EROFS,
+				   "Device %s shows internal snapshot %s of its image.",
+				   live->word, live->device.snapshot);
 	live->writes = !live->device.dm.read_only;
 	r = pivot_check(&live->device);
 	return r < 0 ? r : look_layers(&live->device, live->device.count,

@@ -110,7 +110,7 @@ static bool shows_chain(const struct device *device, const struct chain *chain)
 {
 	unsigned int i;
 
-	if (device->count != chain->count)
+	if (device->count != chain->count || device->snapshot)
 		return false;
 	for (i = 0; i < chain->count; i++) {
 		if (!image_id_equal(&device->layers[i].id,
@@ -140,6 +140,7 @@ static void check_layers(struct check *check, const struct device *device)
 			continue;
 		user.layer = i;
 		user.writes = !i && !device->dm.read_only;
+		user.snapshot = !i && device->snapshot;
 		memcpy(user.name, device->name, sizeof(user.name));
 		device_refuse(victim->path, &user);
 		check->found++;
