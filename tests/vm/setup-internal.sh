@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# qcow2setup internal: snapshots within images, closed and open.
+# qcow2setup internal, and open --snapshot: snapshots within images, closed and
+# open, beside a device that is written to.
 
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -11,6 +12,15 @@
 io()
 {
 	qemu-io -f raw "$@" /dev/mapper/vm | (! grep failed)
+}
+
+# look DEVICE COMMAND...: as io, of a device that is only read
+look()
+{
+	local device=$1
+
+	shift
+	qemu-io -r -f raw "$@" "/dev/mapper/$device" | (! grep failed)
 }
 
 # names NAME|IMAGE: "ID:name ..." of its internal snapshots
@@ -140,13 +150,15 @@ test_kinds()
 	local options one two
 
 	for options in cluster_size=512 cluster_size=2M compat=0.10 \
-		extended_l2=on,cluster_size=16k refcount_bits=2 \
+		extended_l2=on,cluster_size=16k refcount_bits=4 \
 		refcount_bits=64 lazy_refcounts=on,compression_type=zstd; do
 		echo "$options"
 		RANDOM=7
 		qemu-img create -q -f qcow2 -o "$options" a 12M
+		# Compressed clusters in one host cluster share its refcount.
+		[ "$options" = refcount_bits=4 ] ||
+			qemu-io -c 'write -c -P 77 4M 2M' a
 		fill a qcow2 $((12 << 20)) 1
-		qemu-io -c 'write -c -P 77 4M 2M' a
 		qcow2setup open ./a vm
 		one=$(device_contents vm)
 		qcow2setup internal create vm one
@@ -265,7 +277,7 @@ test_mounted()
 	qemu-img create -q -f qcow2 a 64M
 	qcow2setup open ./a vm
 	mkfs.ext4 -q /dev/mapper/vm
-	mkdir mnt
+	mkdir mnt old
 	mount /dev/mapper/vm mnt
 	echo yesterday >mnt/file
 	(while echo x >>mnt/log; do sleep 0.01; done) 2>/dev/null &
@@ -278,6 +290,12 @@ test_mounted()
 	exits 5 'in use: mounted on' qcow2setup internal apply vm day1
 	kill "$busy"
 	wait || true
+	qcow2setup open ./a old --snapshot day1
+	mount -o ro,noload /dev/mapper/old old
+	equal "$(cat old/file)" yesterday "file in the snapshot"
+	umount old
+	fsck.ext4 -fn /dev/mapper/old
+	qcow2setup close old
 	umount mnt
 	qcow2setup internal apply vm 1
 	mount /dev/mapper/vm mnt
@@ -484,6 +502,195 @@ test_killed_anywhere()
 	# What a killed qemu-img leaves is lost clusters and no more.
 	qemu-img check -q -r leaks a || true
 	check_images a
+	nothing_left
+}
+
+# Yesterday's state beside today's, which is being written
+test_view()
+{
+	qemu-img create -q -f qcow2 base 16M
+	qemu-io -c 'write -P 7 8M 4M' base
+	qemu-img create -q -f qcow2 -b base -F qcow2 -o cluster_size=16k a 16M
+	qemu-io -c 'write -P 1 0 6M' -c 'write -z 10M 1M' a
+	qcow2setup internal create ./a one
+	qemu-img convert -O raw a one.raw
+	qcow2setup open ./a vm
+	qcow2setup open ./a old --snapshot one
+	equal "$(qcow2setup list --json |
+		jq -r '.[] | select(.name == "old") | .snapshot')" 1 "snapshot"
+	matches "$(qcow2setup status old)" 'snapshot: 1' "status"
+	fio --name=today --filename=/dev/mapper/vm --direct=1 --bs=4k-64k \
+		--ioengine=libaio --iodepth=8 --rw=randrw --size=16M --io_size=8M \
+		--fsync=16 >fio.out 2>&1 &
+	fio=$!
+	while kill -0 "$fio" 2>/dev/null; do
+		cmp one.raw /dev/mapper/old
+		blockdev --flushbufs /dev/mapper/old
+	done
+	wait "$fio" || { cat fio.out; die "fio"; }
+	# Others are made, applied and deleted meanwhile.
+	qcow2setup internal create vm two
+	io -c 'write -P 3 0 8M' -c 'discard 8M 8M'
+	qcow2setup internal apply vm two
+	qcow2setup internal delete vm two
+	exits 5 'open as device old' qcow2setup internal delete vm one
+	exits 5 'open as device old' qcow2setup internal delete vm 1
+	exits 4 'shows internal snapshot' qcow2setup internal create old x
+	exits 4 'shows internal snapshot' qcow2setup pull old
+	exits 4 'read-only' qcow2setup snapshot old overlay
+	blockdev --flushbufs /dev/mapper/old
+	cmp one.raw /dev/mapper/old
+	fails dd if=/dev/zero of=/dev/mapper/old bs=4k count=1 status=none
+	# Each of both may come and go.
+	qcow2setup close vm
+	exits 5 'snapshot open as device old' qcow2setup internal create ./a x
+	exits 5 'in use|snapshot open' qcow2setup rebase ./a -b '' -F raw
+	fails qemu-io -c 'write 0 4k' a
+	qcow2setup open ./a vm
+	io -c 'write -P 4 0 16M'
+	cmp one.raw /dev/mapper/old
+	# The old top is shown by both in different ways.
+	qcow2setup snapshot vm over
+	equal "$(layers vm)" "over a base" "layers"
+	look vm -c 'read -P 4 0 16M'
+	cmp one.raw /dev/mapper/old
+	qcow2setup close vm
+	qcow2setup close old
+	check_images a base over
+	nothing_left
+}
+
+# With what is not a plain cluster
+test_view_kinds()
+{
+	local options
+
+	for options in extended_l2=on,cluster_size=16k compat=0.10 \
+		compression_type=zstd,cluster_size=512 cluster_size=2M; do
+		echo "$options"
+		RANDOM=9
+		qemu-img create -q -f qcow2 -o "$options" a 12M
+		qemu-io -c 'write -c -P 77 4M 2M' a
+		fill a qcow2 $((12 << 20)) 1
+		qemu-img convert -O raw a one.raw
+		qcow2setup internal create ./a one
+		qcow2setup open ./a vm
+		qcow2setup open ./a old --snapshot one
+		fill /dev/mapper/vm raw $((12 << 20)) 40
+		cmp one.raw /dev/mapper/old
+		qcow2setup internal create vm two
+		fill /dev/mapper/vm raw $((12 << 20)) 80
+		qcow2setup internal apply vm one
+		fill /dev/mapper/vm raw $((12 << 20)) 120
+		qcow2setup internal delete vm two
+		blockdev --flushbufs /dev/mapper/old
+		cmp one.raw /dev/mapper/old
+		qcow2setup close vm
+		qcow2setup close old
+		check_images a
+	done
+	nothing_left
+}
+
+test_view_size()
+{
+	qemu-img create -q -f qcow2 a 6M
+	qemu-io -c 'write -P 1 0 6M' a
+	qemu-img snapshot -c small a
+	qemu-img resize -q a 12M
+	qemu-io -c 'write -P 2 0 12M' a
+	qemu-img snapshot -c 'large one' a
+	qemu-img resize -q --shrink a 3M
+	qcow2setup open ./a old --snapshot small
+	qcow2setup open ./a older --snapshot 'large one'
+	qcow2setup open ./a vm
+	equal "$(sectors old) $(sectors older) $(sectors vm)" \
+		"$((6 << 11)) $((12 << 11)) $((3 << 11))" "sizes"
+	look old -c 'read -P 1 0 6M'
+	look older -c 'read -P 2 0 12M'
+	qcow2setup internal apply vm small
+	equal "$(sectors vm)" $((6 << 11)) "size"
+	qcow2setup open ./a third --snapshot small
+	for i in vm old older third; do
+		qcow2setup close "$i"
+	done
+	exits 4 'no internal snapshot' qcow2setup open ./a old --snapshot 7
+	exits 1 'not an option of create' qcow2setup create ./b 1M --snapshot 7
+	check_images a
+	nothing_left
+}
+
+# Locks of an image on a block device are held by loop devices that nobody reads.
+test_block_device()
+{
+	truncate -s 64M disk
+	loop=$(attach disk)
+	dmsetup create lv --table "0 131072 linear $loop 0"
+	qemu-img create -q -f qcow2 /dev/mapper/lv 16M
+	qcow2setup open /dev/mapper/lv vm
+	io -c 'write -P 1 0 4M'
+	qcow2setup internal create vm one
+	io -c 'write -P 2 0 4M'
+	qcow2setup open /dev/mapper/lv old --snapshot one
+	look old -c 'read -P 1 0 4M'
+	qcow2setup close vm
+	fails qemu-io -c 'write 0 4k' /dev/mapper/lv
+	qcow2setup open /dev/mapper/lv vm
+	io -c 'read -P 2 0 4M' -c 'write -P 3 0 4M'
+	look old -c 'read -P 1 0 4M'
+	qcow2setup close old
+	fails qemu-io -r -c 'read 0 4k' /dev/mapper/lv
+	qcow2setup internal apply vm one
+	io -c 'read -P 1 0 4M'
+	qcow2setup close vm
+	qcow2setup internal delete /dev/mapper/lv one
+	check_images /dev/mapper/lv
+	dmsetup remove lv
+	losetup -d "$loop"
+	nothing_left
+}
+
+# Snapshot tables that lie, past the command and with the target alone
+test_hostile()
+{
+	local table
+
+	qemu-img create -q -f qcow2 good 8M
+	qemu-io -c 'write -P 1 0 8M' good
+	qemu-img snapshot -c one good
+	table=$(get good 64 8)
+	truncate -s %512 good
+	# l1_table_offset beyond the end, unaligned; l1_size too large, too small
+	# for the size; sizes; the L1 table over the header, the snapshot table,
+	# the refcount table
+	for what in "0 8 0x7fffff0000" "0 8 0x30200" "8 4 0xffffffff" "8 4 0x400001" \
+		"8 4 0" "48 8 0x7fffffffffffffff" "48 8 0x100000000000" \
+		"36 4 0xffffffff" "12 2 0xffff" "0 8 0" "0 8 $table" \
+		"0 8 0x10000"; do
+		read -r offset length value <<<"$what"
+		cp good bad
+		put bad $((table + offset)) "$length" $((value))
+		echo "$what: $(qcow2setup open ./bad old --snapshot 1 2>&1)"
+		if dmsetup info old >/dev/null 2>&1; then
+			dd if=/dev/mapper/old of=/dev/null bs=1M status=none || true
+			qcow2setup close old
+		fi
+		loop=$(attach bad --read-only)
+		if dmsetup create old --readonly --table \
+			"0 16384 qcow2 1 qcow2 $loop - 2 snapshot 1" 2>/dev/null; then
+			dd if=/dev/mapper/old of=/dev/null bs=1M status=none || true
+			dmsetup remove old
+		fi
+		losetup -d "$loop"
+	done
+	matches "$(kernel_log)" 'L1 table' "kernel log"
+	# 65536 snapshots, all of zeroes
+	cp good bad
+	truncate -s +4M bad
+	put bad 60 4 65536
+	put bad 64 8 $(($(stat -c %s good) / 65536 * 65536 + 65536))
+	exits 4 'no internal snapshot' timeout 60 \
+		qcow2setup open ./bad old --snapshot 1
 	nothing_left
 }
 
