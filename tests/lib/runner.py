@@ -288,6 +288,7 @@ def setup(long):
         "setup-many.sh=20,kill_snapshot_at_12,kill_open",
         "setup-resize.sh=mounted,partitions,cannot",
         "setup-devices.sh=fills,error$",
+        "setup-internal.sh=closed,open,view$",
         "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
         "setup-copy.sh=finish"]
 
