@@ -709,19 +709,32 @@ static const char *packed_check(const struct qcow2_header *h, __u64 entry,
 	return offset < image_bytes ? (void *)0 : "points beyond the device";
 }
 
+static const char *external_check(__u64 entry, __u64 guest)
+{
+	if (!(entry & QCOW2_HOST_MASK) || entry == (QCOW2_OFLAG_COPIED |
+						    QCOW2_OFLAG_ZERO))
+		return (void *)0;
+	return (entry & QCOW2_OFFSET_MASK) == guest ? (void *)0 :
+		"is not the guest cluster's place in the external data file";
+}
+
 const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
-				 __u64 image_bytes)
+				 __u64 guest, __u64 image_bytes)
 {
 	__u64 offset = entry & QCOW2_OFFSET_MASK;
 
 	if (entry & QCOW2_OFLAG_COMPRESSED)
-		return packed_check(h, entry, image_bytes);
+		return qcow2_external(h) ?
+			"is compressed, in an image with an external data file" :
+			packed_check(h, entry, image_bytes);
 	if (entry & QCOW2_L2_RESERVED_MASK)
 		return "has reserved bits set";
 	if (h->version == 2 && (entry & QCOW2_OFLAG_ZERO))
 		return "has the zero flag set in a version 2 image";
 	if (h->l2_entry_bytes == 16 && (entry & QCOW2_OFLAG_ZERO))
 		return "has the zero flag set, where subclusters have theirs";
+	if (qcow2_external(h))
+		return external_check(entry, guest);
 	if (!offset)
 		return entry & QCOW2_OFLAG_COPIED ?
 			"is flagged as owned but names no cluster" : (void *)0;
@@ -736,7 +749,7 @@ const char *qcow2_l2_bitmap_check(__u64 entry, __u64 bitmap)
 		return bitmap ? "is compressed but has subclusters" : (void *)0;
 	if (bitmap & (bitmap >> QCOW2_BITMAP_ZERO_SHIFT))
 		return "has subclusters that are both allocated and zero";
-	if ((bitmap & QCOW2_BITMAP_ALLOC) && !(entry & QCOW2_OFFSET_MASK))
+	if ((bitmap & QCOW2_BITMAP_ALLOC) && !(entry & QCOW2_HOST_MASK))
 		return "has allocated subclusters but names no cluster";
 	return (void *)0;
 }

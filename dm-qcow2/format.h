@@ -105,6 +105,8 @@ struct qcow2_disk_header {
 /* Compressed data is counted in sectors of this size, whatever the device's. */
 #define QCOW2_PACKED_SECTOR		512U
 #define QCOW2_OFFSET_MASK		0x00fffffffffffe00ULL
+/* What names a host cluster: of an external data file that may be the one at 0. */
+#define QCOW2_HOST_MASK			(QCOW2_OFFSET_MASK | QCOW2_OFLAG_COPIED)
 #define QCOW2_L1_RESERVED_MASK		0x7f000000000001ffULL
 #define QCOW2_L2_RESERVED_MASK		0x3f000000000001feULL
 #define QCOW2_REFTABLE_OFFSET_MASK	0xfffffffffffffe00ULL
@@ -455,16 +457,21 @@ const char *qcow2_l1_entry_check(const struct qcow2_header *h, __u64 entry,
  * qcow2_l2_entry_check() - is an L2 entry sound?
  * @h: decoded header
  * @entry: host byte order
+ * @guest: byte offset of the guest cluster
  * @image_bytes: length of the device
  *
  * A data cluster, and compressed data, must start inside the image but may end
  * beyond it: a file need not be padded to whole clusters or sectors, and what it
  * lacks reads as zeroes.  Who does I/O clips it to the device.
  *
+ * In an external data file a guest cluster has but one place, @guest (spec,
+ * "Incompatible features", bit 2); whether that is inside of the file is not
+ * asked.  Compressed data cannot be there.
+ *
  * Return: NULL, or what is wrong with it.
  */
 const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
-				 __u64 image_bytes);
+				 __u64 guest, __u64 image_bytes);
 
 /**
  * qcow2_l2_bitmap_check() - is the bitmap of an extended L2 entry sound?
@@ -528,15 +535,36 @@ static inline __u64 qcow2_refcount_max(__u32 order)
 	return order == 6 ? ~0ULL : (1ULL << (1U << order)) - 1;
 }
 
-/** qcow2_l2_kind() - classify a standard L2 entry, host byte order */
+/** qcow2_external() - is the guest data in an external data file? */
+static inline int qcow2_external(const struct qcow2_header *h)
+{
+	return !!(h->incompatible & QCOW2_INCOMPAT_DATA_FILE);
+}
+
+/**
+ * qcow2_raw_data() - is the external data file to be readable as a raw image?
+ * @h: decoded header
+ */
+static inline int qcow2_raw_data(const struct qcow2_header *h)
+{
+	return qcow2_external(h) &&
+		(h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+}
+
+/**
+ * qcow2_l2_kind() - classify a standard L2 entry
+ * @entry: found sound, host byte order
+ *
+ * The flag COPIED alone names the first cluster of an external data file.
+ */
 static inline enum qcow2_kind qcow2_l2_kind(__u64 entry)
 {
 	if (entry & QCOW2_OFLAG_COMPRESSED)
 		return QCOW2_COMPRESSED;
 	if (entry & QCOW2_OFLAG_ZERO)
-		return entry & QCOW2_OFFSET_MASK ?
+		return entry & QCOW2_HOST_MASK ?
 			QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
-	return entry & QCOW2_OFFSET_MASK ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
+	return entry & QCOW2_HOST_MASK ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
 }
 
 /**

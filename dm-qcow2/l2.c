@@ -253,9 +253,10 @@ static bool refers_to_metadata(const struct qc_image *img, u64 entry)
 	return false;
 }
 
-static const char *state_check(struct qc_image *img, const struct qc_words *s)
+static const char *state_check(struct qc_image *img, const struct qc_words *s,
+			       u64 guest)
 {
-	const char *why = qcow2_l2_entry_check(&img->h, s->entry,
+	const char *why = qcow2_l2_entry_check(&img->h, s->entry, guest,
 					       img->dev_bytes);
 
 	if (!why && extended(img))
@@ -270,6 +271,7 @@ static u32 check_entries(struct qc_image *img, struct qc_block *b,
 			 const char **why, struct qc_words *bad)
 {
 	u32 words = img->h.l2_entry_bytes / sizeof(u64);
+	u64 guest = (u64)b->key << img->slice_shift;
 	u32 n = 1U << img->slice_bits;
 	u32 i, wrong = 0;
 
@@ -280,7 +282,8 @@ static u32 check_entries(struct qc_image *img, struct qc_block *b,
 
 		if (extended(img))
 			s.bitmap = be64_to_cpu(word[1]);
-		msg = state_check(img, &s);
+		msg = state_check(img, &s,
+				  guest + ((u64)i << img->h.cluster_bits));
 		if (!msg)
 			continue;
 		*why = msg;

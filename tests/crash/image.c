@@ -90,7 +90,8 @@ static const char *entry_kind(const struct image *image, uint64_t table,
 	uint64_t entry = entry_at(image, table, index), bitmap;
 	const char *why;
 
-	why = qcow2_l2_entry_check(&image->h, entry, image->length);
+	why = qcow2_l2_entry_check(&image->h, entry, guest - part,
+				   image->length);
 	if (why)
 		return why;
 	*offset = (entry & QCOW2_OFFSET_MASK) + part;

@@ -87,8 +87,24 @@ static void packed_parts(const struct qcow2_header *h, __u64 entry)
 	must(entry == (COMPRESSED | more << x | offset));
 }
 
+/* spec, "Incompatible features", bit 2 */
+static int is_external(const struct qcow2_header *h)
+{
+	return h->incompatible >> 2 & 1;
+}
+
+/* Unallocated, or at its one place; offset 0 is one if the cluster is owned. */
+static int external_right(__u64 entry, __u64 guest)
+{
+	__u64 offset = bits(entry, 9, 55);
+
+	if (!offset && (!(entry & OWNED) || (entry & ZERO)))
+		return 1;
+	return offset == guest;
+}
+
 static int standard_right(const struct qcow2_header *h, __u64 entry,
-			  __u64 bytes)
+			  __u64 guest, __u64 bytes)
 {
 	__u64 offset = bits(entry, 9, 55);
 	int has_zero = h->version == 3 && h->l2_entry_bytes == 8;
@@ -97,28 +113,37 @@ static int standard_right(const struct qcow2_header *h, __u64 entry,
 		return 0;
 	if ((entry & ZERO) && !has_zero)
 		return 0;
+	if (is_external(h))
+		return external_right(entry, guest);
 	if (!offset)
 		return !(entry & OWNED);
 	return offset % h->cluster_size == 0 && offset < bytes;
+}
+
+/* Only in an external data file is anything owned that has offset 0. */
+static int is_allocated(__u64 entry)
+{
+	return bits(entry, 9, 55) || (entry & OWNED);
 }
 
 static enum qcow2_kind kind_of(__u64 entry)
 {
 	if (entry & COMPRESSED)
 		return QCOW2_COMPRESSED;
-	if (bits(entry, 9, 55))
+	if (is_allocated(entry))
 		return entry & ZERO ? QCOW2_ZERO_ALLOC : QCOW2_NORMAL;
 	return entry & ZERO ? QCOW2_ZERO_PLAIN : QCOW2_UNALLOCATED;
 }
 
 const char *oracle_l2_entry(const struct qcow2_header *h, __u64 entry,
-			    __u64 bytes)
+			    __u64 guest, __u64 bytes)
 {
-	const char *refused = qcow2_l2_entry_check(h, entry, bytes);
+	const char *refused = qcow2_l2_entry_check(h, entry, guest, bytes);
 	int packed = !!(entry & COMPRESSED);
 
-	verdict(refused, packed ? packed_right(h, entry, bytes) :
-		standard_right(h, entry, bytes));
+	verdict(refused, packed ?
+		!is_external(h) && packed_right(h, entry, bytes) :
+		standard_right(h, entry, guest, bytes));
 	if (refused)
 		return refused;
 	must(qcow2_l2_kind(entry) == kind_of(entry));
@@ -147,7 +172,7 @@ static int bitmap_right(__u64 entry, __u64 bitmap)
 		return !bitmap;
 	for (sub = 0; sub < 32; sub++) {
 		if (allocated(bitmap, sub) &&
-		    (zero(bitmap, sub) || !bits(entry, 9, 55)))
+		    (zero(bitmap, sub) || !is_allocated(entry)))
 			return 0;
 	}
 	return 1;

@@ -77,9 +77,9 @@ void oracle_snapshot(const __u8 *buf, __u64 len, const struct qcow2_header *h,
 const char *oracle_l1_entry(const struct qcow2_header *h, __u64 entry,
 			    __u64 bytes);
 
-/** oracle_l2_entry() - any 64 bits as an L2 entry, or the first word of one */
+/** oracle_l2_entry() - any 64 bits as @guest's L2 entry, or the first word of it */
 const char *oracle_l2_entry(const struct qcow2_header *h, __u64 entry,
-			    __u64 bytes);
+			    __u64 guest, __u64 bytes);
 
 /** oracle_l2_bitmap() - any 64 bits as the second word of a sound entry */
 const char *oracle_l2_bitmap(const struct qcow2_header *h, __u64 entry,

@@ -197,12 +197,13 @@ static void store_and_load(const __be64 *words, uint64_t entry,
 	must(after.entry == entry && after.bitmap == bitmap);
 }
 
-static void walk_l2_entry(struct walking *w, const uint8_t *where)
+static void walk_l2_entry(struct walking *w, const uint8_t *where,
+			  uint64_t guest)
 {
 	uint64_t entry = get(where, 8), bitmap;
 	__be64 words[2];
 
-	if (oracle_l2_entry(&w->h, entry, w->image.length)) {
+	if (oracle_l2_entry(&w->h, entry, guest, w->image.length)) {
 		w->refused++;
 		return;
 	}
@@ -217,22 +218,23 @@ static void walk_l2_entry(struct walking *w, const uint8_t *where)
 	store_and_load(words, entry, bitmap);
 }
 
-/* Entries of an image with an external data file are not looked at. */
-static void walk_l2(struct walking *w, uint64_t offset)
+/* @guest: what the first entry maps */
+static void walk_l2(struct walking *w, uint64_t offset, uint64_t guest)
 {
 	uint32_t size = w->h.l2_entry_bytes, i;
 	uint32_t count = min_of(w->h.cluster_size / size, ENTRIES);
 	uint8_t *table = sparse_read(&w->image, offset, count * size);
 
-	for (i = 0; i < count; i++) {
-		if (!(w->h.incompatible & QCOW2_INCOMPAT_DATA_FILE))
-			walk_l2_entry(w, table + i * size);
-	}
+	for (i = 0; i < count; i++)
+		walk_l2_entry(w, table + i * size,
+			      guest + (uint64_t)i * w->h.cluster_size);
 	free(table);
 }
 
 static void walk_l1(struct walking *w, uint64_t offset, uint32_t entries)
 {
+	uint64_t span = (uint64_t)w->h.cluster_size / w->h.l2_entry_bytes *
+		w->h.cluster_size;
 	uint32_t count = min_of(entries, ENTRIES), i;
 	uint8_t *table = sparse_read(&w->image, offset, count * 8);
 	uint64_t entry;
@@ -243,7 +245,7 @@ static void walk_l1(struct walking *w, uint64_t offset, uint32_t entries)
 			w->refused++;
 		} else if (entry && w->tables) {
 			w->tables--;
-			walk_l2(w, entry & QCOW2_OFFSET_MASK);
+			walk_l2(w, entry & QCOW2_OFFSET_MASK, i * span);
 		}
 	}
 	free(table);
@@ -332,13 +334,16 @@ static void walk_snapshots(struct walking *w)
 static void walk_words(struct walking *w, const uint8_t *input, size_t size)
 {
 	uint32_t count = min_of(size / 8, WORDS), i;
-	uint64_t word, next = 0;
+	uint64_t word, next = 0, guest;
 
 	for (i = 0; i < count; i++) {
 		word = get(input + i * 8, 8);
+		/* Half of the words are at home. */
+		guest = i % 2 ? word & QCOW2_OFFSET_MASK &
+			~(w->h.cluster_size - 1ULL) : i * w->h.cluster_size;
 		oracle_l1_entry(&w->h, word, w->image.length);
 		oracle_reftable_entry(&w->h, word, w->image.length);
-		if (!oracle_l2_entry(&w->h, word, w->image.length) &&
+		if (!oracle_l2_entry(&w->h, word, guest, w->image.length) &&
 		    w->h.l2_entry_bytes == 16)
 			oracle_l2_bitmap(&w->h, word, next);
 		oracle_l1_entries(&w->h, word);

@@ -650,23 +650,56 @@ static void test_l2_entry(void **state)
 
 	make_header(header);
 	assert_int_equal(decode(header, &h, &fault), 0);
-	assert_null(qcow2_l2_entry_check(&h, 0, MIB));
-	assert_null(qcow2_l2_entry_check(&h, QCOW2_OFLAG_ZERO, MIB));
-	assert_null(qcow2_l2_entry_check(&h, 0x20000 | QCOW2_OFLAG_ZERO, MIB));
-	assert_null(qcow2_l2_entry_check(&h, 0x20000 | QCOW2_OFLAG_COPIED, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 0, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, QCOW2_OFLAG_ZERO, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 0x20000 | QCOW2_OFLAG_ZERO, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 0x20000 | QCOW2_OFLAG_COPIED, 0,
+					 MIB));
 	/* the last data cluster of a file may be cut short */
-	assert_null(qcow2_l2_entry_check(&h, 0x20000, 0x20200));
-	assert_non_null(qcow2_l2_entry_check(&h, 0x20000, 0x20000));
-	assert_non_null(qcow2_l2_entry_check(&h, 0x20200, MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, 0x20000 | 2, MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, 1ULL << 61 | 0x20000, MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, 1ULL << 56 | 0x20000, MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, QCOW2_OFLAG_COPIED, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 0x20000, 0, 0x20200));
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20000, 0, 0x20000));
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20200, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20000 | 2, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, 1ULL << 61 | 0x20000, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, 1ULL << 56 | 0x20000, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, QCOW2_OFLAG_COPIED, 0, MIB));
 
 	h.version = 2;
-	assert_null(qcow2_l2_entry_check(&h, 0x20000, MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, 0x20000 | QCOW2_OFLAG_ZERO,
+	assert_null(qcow2_l2_entry_check(&h, 0x20000, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20000 | QCOW2_OFLAG_ZERO, 0,
 					     MIB));
+}
+
+static void test_external_entries(void **state)
+{
+	uint64_t owned = QCOW2_OFLAG_COPIED;
+	uint8_t header[HEADER_BYTES];
+	struct qcow2_header h;
+	struct qcow2_fault fault;
+
+	make_header(header);
+	put_be(header, INCOMPATIBLE, 8, QCOW2_INCOMPAT_DATA_FILE);
+	assert_int_equal(decode(header, &h, &fault), 0);
+	assert_true(qcow2_external(&h));
+	assert_false(qcow2_raw_data(&h));
+	h.autoclear = QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	assert_true(qcow2_raw_data(&h));
+	/* One place, whatever the length of the image */
+	assert_null(qcow2_l2_entry_check(&h, owned | GIB, GIB, MIB));
+	assert_null(qcow2_l2_entry_check(&h, GIB, GIB, MIB));
+	assert_null(qcow2_l2_entry_check(&h, owned, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, owned | GIB | 1, GIB, MIB));
+	assert_null(qcow2_l2_entry_check(&h, owned | 1, GIB, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 0, GIB, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 1, GIB, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, owned, GIB, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, owned | 0x20000, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, owned | 0x20000, GIB, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20000 | 1, GIB, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, QCOW2_OFLAG_COMPRESSED |
+					     0x20000, 0x20000, MIB));
+	assert_int_equal(qcow2_l2_kind(owned), QCOW2_NORMAL);
+	assert_null(qcow2_l2_bitmap_check(owned, 1));
 }
 
 static void test_l2_kind(void **state)
@@ -711,11 +744,11 @@ static void test_packed_entry(void **state)
 	assert_int_equal(qcow2_packed_clusters(&h, PACKED(54, 255, 0x3fe00),
 					       &first), 3);
 	assert_int_equal(first, 3);
-	assert_null(qcow2_l2_entry_check(&h, PACKED(54, 255, 0xfffff), MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, 0xffff), MIB));
-	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, MIB), MIB));
+	assert_null(qcow2_l2_entry_check(&h, PACKED(54, 255, 0xfffff), 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, 0xffff), 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, MIB), 0, MIB));
 	assert_non_null(qcow2_l2_entry_check(&h, PACKED(54, 0, 0x20000) |
-					     QCOW2_OFLAG_COPIED, MIB));
+					     QCOW2_OFLAG_COPIED, 0, MIB));
 }
 
 /* The smallest and the largest clusters. */
@@ -757,8 +790,8 @@ static void test_subclusters(void **state)
 	assert_int_equal(h.l2_entry_bytes, 16);
 	assert_int_equal(h.l2_bits, 12);
 	assert_int_equal(h.sub_bits, 11);
-	assert_non_null(qcow2_l2_entry_check(&h, 0x20001, MIB));
-	assert_null(qcow2_l2_entry_check(&h, owned, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, 0x20001, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, owned, 0, MIB));
 	assert_null(qcow2_l2_bitmap_check(owned, 0xffff0000ULL << 32 | 0xffff));
 	assert_non_null(qcow2_l2_bitmap_check(owned, 1ULL << 32 | 1));
 	assert_null(qcow2_l2_bitmap_check(0, 0xffffffffULL << 32));
@@ -984,7 +1017,7 @@ static void test_random_entries(void **state)
 			assert_true(offset + h.cluster_size <= bytes);
 		if (!qcow2_reftable_entry_check(&h, entry, bytes) && entry)
 			assert_true(entry + h.cluster_size <= bytes);
-		if (qcow2_l2_entry_check(&h, entry, bytes))
+		if (qcow2_l2_entry_check(&h, entry, 0, bytes))
 			continue;
 		if (entry & QCOW2_OFLAG_COMPRESSED)
 			assert_true(qcow2_packed_offset(&h, entry) < bytes);
@@ -1054,6 +1087,7 @@ int main(void)
 		cmocka_unit_test(test_l1_entries),
 		cmocka_unit_test(test_l1_entry),
 		cmocka_unit_test(test_l2_entry),
+		cmocka_unit_test(test_external_entries),
 		cmocka_unit_test(test_l2_kind),
 		cmocka_unit_test(test_packed_entry),
 		cmocka_unit_test(test_packed_entry_ends),

@@ -286,7 +286,9 @@ static int l2_entry(struct layer *layer, uint64_t table,
 	r = window_entry(layer, &layer->l2, offset, &entry);
 	if (r < 0)
 		return r;
-	why = qcow2_l2_entry_check(h, entry, image_bytes(layer->image));
+	why = qcow2_l2_entry_check(h, entry,
+				   extent->start & ~(h->cluster_size - 1ULL),
+				   image_bytes(layer->image));
 	if (why)
 		return bad_entry(layer, "L2", offset, entry, why);
 	set_place(h, entry, extent);
