@@ -7,6 +7,9 @@
  * the commit that dropped the reference is durable and no I/O to the cluster is
  * in flight: invariants 3 and 5 of the design.  From then on the cluster may be
  * given out again.
+ *
+ * The guest data of an image with an external data file is none of this: see
+ * image.h.
  */
 #ifndef DM_QCOW2_ALLOC_H
 #define DM_QCOW2_ALLOC_H
@@ -99,7 +102,7 @@ int qc_alloc_reaches(struct qc_image *img, u64 end);
 void qc_alloc_undo(struct qc_image *img, const struct qc_run *run);
 
 /**
- * qc_alloc_zero_host() - write zeroes to the device
+ * qc_alloc_zero_host() - write zeroes to the image's device, for metadata
  * @img: the image
  * @host: byte offset, sector aligned
  * @len: bytes, sector aligned

@@ -18,14 +18,20 @@ struct dm_dev;
 /**
  * struct qc_layer - one image of a chain
  * @path: of the device, from the table line; only until it is open
+ * @data_path: of the data device, or NULL; the same
  * @dev: as opened for the table
+ * @data: device of the guest data, as well, or NULL
+ * @bdev: where the guest data is: of @data, or of @dev
  * @img: the image, NULL for a raw layer
  * @raw: format
  * @bytes: virtual size
  */
 struct qc_layer {
 	const char *path;
+	const char *data_path;
 	struct dm_dev *dev;
+	struct dm_dev *data;
+	struct block_device *bdev;
 	struct qc_image *img;
 	bool raw;
 	u64 bytes;

@@ -222,6 +222,8 @@ static int phase_1a(struct qc_image *img, struct qc_commit *c)
 {
 	int err = write_blocks(img, c, QC_RB, c->header ? QC_RT : QC_RB);
 
+	if (!err && img->external && !qc_flush_left_out(QC_FLUSH_DATA))
+		err = blkdev_issue_flush(img->data_bdev);
 	return err ? err : flush(img, QC_FLUSH_1A);
 }
 
@@ -374,7 +376,7 @@ int qc_commit_barrier(struct qc_image *img)
 		   !qc_image_writable(img));
 	if (!qc_image_writable(img))
 		return -EIO;
-	return blkdev_issue_flush(img->bdev);
+	return qc_image_flush_all(img);
 }
 
 void qc_commit_throttle(struct qc_image *img)

@@ -7,7 +7,8 @@
  *		the mapping, the requests that wait for a commit
  *	1a	refcount blocks; the refcount table if it moved	-> flush
  *		(The data and the new L2 tables that the entries frozen here
- *		point to were written before: the same flush makes them durable.)
+ *		point to were written before: the same flush makes them durable.
+ *		An external data file is another device: it is flushed here, too.)
  *	1b	refcount table, or the header if the table moved	-> flush
  *	2	L2 tables, the L1 table				-> flush
  *	then	waiting requests end; dropped clusters go to qc_alloc_reap()
@@ -33,6 +34,7 @@ enum qc_flush {
 	QC_FLUSH_1B = 2,
 	QC_FLUSH_2 = 4,
 	QC_FLUSH_MIRROR = 8,
+	QC_FLUSH_DATA = 16,
 };
 
 #ifdef DM_QCOW2_FAULTS

@@ -10,6 +10,7 @@
 #include "edit.h"
 #include "image.h"
 #include "l2.h"
+#include "zero.h"
 
 /* Names of backing files are looked for this far into the first cluster. */
 #define RELINK_BYTES	(64U << 10)
@@ -79,6 +80,11 @@ int qc_edit_relink(struct qc_image *img, const char *format, const char *name)
 	void *buf;
 	int err;
 
+	if (format && img->raw_data) {
+		DMERR("%pg: its external data file is a raw image: no backing file",
+		      img->bdev);
+		return -EINVAL;
+	}
 	err = qc_commit_barrier(img);
 	if (err)
 		return err;
@@ -247,6 +253,13 @@ int qc_edit_grow(struct qc_image *img, u64 bytes)
 		      img->bdev);
 		return -EOPNOTSUPP;
 	}
+	if (img->external)
+		WRITE_ONCE(img->data_bytes, bdev_nr_bytes(img->data_bdev));
+	if (img->external && bytes > img->data_bytes) {
+		DMERR("%pg: the data device %pg is too short for an image of %llu bytes",
+		      img->bdev, img->data_bdev, bytes);
+		return -ENOSPC;
+	}
 	if (entries > QCOW2_MAX_L1_BYTES / 8) {
 		DMERR("%pg: clusters of %u bytes are too small for an image of %llu bytes",
 		      img->bdev, img->h.cluster_size, bytes);
@@ -293,7 +306,7 @@ static int zero_tail(struct qc_image *img, u64 old)
 			      img->bdev);
 			return -EOPNOTSUPP;
 		}
-		err = qc_alloc_zero_host(img, ext.host, ext.len);
+		err = qc_device_zero(img->data_bdev, ext.host, ext.len, false);
 	}
 	return err;
 }
@@ -321,6 +334,20 @@ static int check_behind(struct qc_image *img, u64 old, u64 mapped)
 	return err;
 }
 
+/* It reads as zeroes in the image, and has to do so in the data file by itself. */
+static int zero_raw_data(struct qc_image *img, u64 old)
+{
+	u64 start = round_up(old, SECTOR_SIZE);
+	u64 end = round_up(img->h.size, SECTOR_SIZE);
+
+	if (!bdev_write_zeroes_sectors(img->data_bdev)) {
+		DMERR("%pg: cannot grow in use: the data device %pg has no fast zeroes",
+		      img->bdev, img->data_bdev);
+		return -EOPNOTSUPP;
+	}
+	return qc_device_zero(img->data_bdev, start, end - start, true);
+}
+
 int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below)
 {
 	u64 mapped = (u64)img->h.l1_size << (img->h.l2_bits +
@@ -339,7 +366,8 @@ int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below)
 	if (!err)
 		err = check_behind(img, old, mapped);
 	if (!err)
-		err = zero_tail(img, old);
+		err = img->raw_data ? zero_raw_data(img, old) :
+			zero_tail(img, old);
 	/* Flushes first */
 	return err ? err : qc_edit_size(img);
 }

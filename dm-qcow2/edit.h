@@ -61,7 +61,8 @@ int qc_edit_size(struct qc_image *img);
  * Context: may sleep; state_lock.
  * Return: 0; -EOPNOTSUPP where zeroing would take more than the end of one
  * cluster: the layer below has something there, or the cluster is shared with a
- * snapshot, or compressed, or the image itself has something behind its end;
+ * snapshot, or compressed, or the image itself has something behind its end, or a
+ * data file that is a raw image by itself lies on a device without WRITE_ZEROES;
  * another negative error.
  */
 int qc_edit_extend(struct qc_image *img, u64 bytes, u64 below);

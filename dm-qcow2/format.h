@@ -98,6 +98,10 @@ struct qcow2_disk_header {
 /* Ours: room that nothing uses; unknown to others, who skip it. */
 #define QCOW2_EXT_PADDING		0x646d5041U
 
+/* crypt_method of the header */
+#define QCOW2_CRYPT_AES			1U
+#define QCOW2_CRYPT_LUKS		2U
+
 /* Table entries, in host byte order */
 #define QCOW2_OFLAG_COPIED		0x8000000000000000ULL
 #define QCOW2_OFLAG_COMPRESSED		0x4000000000000000ULL
@@ -133,7 +137,7 @@ struct qcow2_fault {
  * @backing_file_size: bytes of the name
  * @cluster_bits: log2 of the cluster size
  * @size: virtual size, bytes
- * @crypt_method: 0 none, 1 AES, 2 LUKS
+ * @crypt_method: 0, or one of QCOW2_CRYPT_*
  * @l1_size: entries of the L1 table
  * @l1_table_offset: bytes
  * @refcount_table_offset: bytes

@@ -215,6 +215,15 @@ void qc_image_set_mode(struct qc_image *img, enum qc_mode mode)
 	qc_image_event(img);
 }
 
+int qc_image_flush_all(struct qc_image *img)
+{
+	int err = 0;
+
+	if (img->external)
+		err = blkdev_issue_flush(img->data_bdev);
+	return err ? err : blkdev_issue_flush(img->bdev);
+}
+
 bool qc_image_refresh_size(struct qc_image *img)
 {
 	u64 bytes = bdev_nr_bytes(img->bdev);
@@ -222,6 +231,8 @@ bool qc_image_refresh_size(struct qc_image *img)
 	if (bytes <= img->dev_bytes)
 		return false;
 	WRITE_ONCE(img->dev_bytes, bytes);
+	if (!img->external)
+		WRITE_ONCE(img->data_bytes, bytes);
 	return true;
 }
 
@@ -262,25 +273,66 @@ static void log_unknown_feature(struct qc_image *img, const void *buf, u32 len,
 static int check_features(struct qc_image *img, const void *buf, u32 len,
 			  const struct qcow2_header *h)
 {
-	u64 refused = h->incompatible & ~(QCOW2_INCOMPAT_DIRTY |
-					  QCOW2_INCOMPAT_CORRUPT |
-					  QCOW2_INCOMPAT_COMPRESSION |
-					  QCOW2_INCOMPAT_EXTL2);
-	const char *name;
+	u64 refused = h->incompatible & ~QCOW2_INCOMPAT_KNOWN;
 
+	if (h->crypt_method == QCOW2_CRYPT_AES) {
+		DMERR("%pg: legacy AES: not supported, its IVs can be predicted; convert to LUKS",
+		      img->bdev);
+		return -EOPNOTSUPP;
+	}
 	if (h->crypt_method) {
-		DMERR("%pg: %s encryption: not supported yet", img->bdev,
-		      h->crypt_method == 1 ? "legacy AES" : "LUKS");
+		DMERR("%pg: LUKS encryption: not supported yet", img->bdev);
 		return -EOPNOTSUPP;
 	}
 	if (!refused)
 		return 0;
-	name = qcow2_feature_name(__ffs64(refused));
-	if (name)
-		DMERR("%pg: %s: not supported yet", img->bdev, name);
-	else
-		log_unknown_feature(img, buf, len, h, __ffs64(refused));
+	log_unknown_feature(img, buf, len, h, __ffs64(refused));
 	return -EOPNOTSUPP;
+}
+
+/* Is there a device for the guest data if, and only if, the header asks for it? */
+static int check_data_device(struct qc_image *img,
+			     const struct qcow2_header *h)
+{
+	bool given = img->data_bdev != img->bdev;
+	u64 bytes = bdev_nr_bytes(img->data_bdev);
+
+	if (given && !qcow2_external(h)) {
+		DMERR("%pg: keeps the guest data itself: its data device must be -",
+		      img->bdev);
+		return -EINVAL;
+	}
+	if (!given && qcow2_external(h)) {
+		DMERR("%pg: its data is in an external data file: give the device of that",
+		      img->bdev);
+		return -EINVAL;
+	}
+	if (!qcow2_external(h))
+		return 0;
+	if (bytes < round_up(h->size, SECTOR_SIZE)) {
+		DMERR("%pg: the data device %pg has %llu bytes, fewer than the image (%llu)",
+		      img->bdev, img->data_bdev, bytes, h->size);
+		return -EINVAL;
+	}
+	if (img->snapshot) {
+		DMERR("%pg: an external data file has no snapshots", img->bdev);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* Clusters are written in pieces of logical blocks of both devices. */
+static int check_clusters(struct qc_image *img, const struct qcow2_header *h)
+{
+	u32 unit = max(bdev_logical_block_size(img->bdev),
+		       bdev_logical_block_size(img->data_bdev));
+
+	if (1U << h->sub_bits >= unit)
+		return 0;
+	DMERR("%pg: %sclusters of %u bytes are smaller than logical blocks (%u)",
+	      img->bdev, h->l2_entry_bytes == 16 ? "sub" : "", 1U << h->sub_bits,
+	      unit);
+	return -EINVAL;
 }
 
 /* Read and check the header.  Returns 0 or a negative error, logged. */
@@ -304,21 +356,21 @@ static int read_header(struct qc_image *img, struct qcow2_header *h)
 		err = check_features(img, buf, HEADER_READ_BYTES, h);
 	}
 	kfree(buf);
+	if (!err)
+		err = check_data_device(img, h);
+	if (!err)
+		err = check_clusters(img, h);
 	if (err)
 		return err;
-	if (1U << h->sub_bits < bdev_logical_block_size(img->bdev)) {
-		DMERR("%pg: %sclusters of %u bytes are smaller than logical blocks (%u)",
-		      img->bdev, h->l2_entry_bytes == 16 ? "sub" : "",
-		      1U << h->sub_bits,
-		      bdev_logical_block_size(img->bdev));
-		return -EINVAL;
-	}
+	img->data_bytes = bdev_nr_bytes(img->data_bdev);
 	return img->snapshot ? qc_snapshot_apply(img, h, img->snapshot) : 0;
 }
 
 static void set_geometry(struct qc_image *img, const struct qcow2_header *h)
 {
 	img->h = *h;
+	img->external = qcow2_external(h);
+	img->raw_data = qcow2_raw_data(h);
 	img->block_bytes = min_t(u32, h->cluster_size, QC_BLOCK_MAX_BYTES);
 	img->block_entry_bits = ilog2(img->block_bytes) - 3;
 	img->block_ref_bits = ilog2(img->block_bytes) + 3 - h->refcount_order;
@@ -368,11 +420,13 @@ void qc_epoch_drain(struct qc_image *img)
 	percpu_ref_reinit(&old->ref);
 }
 
-static void image_init(struct qc_image *img, struct block_device *bdev)
+static void image_init(struct qc_image *img, struct block_device *bdev,
+		       struct block_device *data)
 {
 	int i;
 
 	img->bdev = bdev;
+	img->data_bdev = data;
 	img->dev = bdev->bd_dev;
 	img->mode = QC_RO;
 	mutex_init(&img->state_lock);
@@ -440,13 +494,14 @@ static struct qc_image *image_find(dev_t dev, const char *snapshot)
 }
 
 static struct qc_image *image_new(struct block_device *bdev,
+				  struct block_device *data,
 				  const char *snapshot)
 {
 	struct qc_image *img = kzalloc(sizeof(*img), GFP_KERNEL);
 
 	if (!img)
 		return ERR_PTR(-ENOMEM);
-	image_init(img, bdev);
+	image_init(img, bdev, data);
 	if (snapshot)
 		img->snapshot = kstrdup(snapshot, GFP_KERNEL);
 	if ((snapshot && !img->snapshot) || epoch_init(img)) {
@@ -456,16 +511,34 @@ static struct qc_image *image_new(struct block_device *bdev,
 	return img;
 }
 
+/* One image has one place for its data, whoever looks at it. */
+static bool other_data(struct block_device *bdev, struct block_device *data)
+{
+	struct qc_image *img;
+
+	list_for_each_entry(img, &qc_images, node) {
+		if (img->dev != bdev->bd_dev || img->data_bdev == data)
+			continue;
+		DMERR("%pg: in use with another data device, %pg", bdev,
+		      img->data_bdev);
+		return true;
+	}
+	return false;
+}
+
 /* Find or make the object; it is counted, and its header not read yet. */
 static struct qc_image *image_ref(struct block_device *bdev,
+				  struct block_device *data,
 				  const char *snapshot)
 {
 	struct qc_image *img;
 
 	mutex_lock(&qc_images_lock);
 	img = image_find(bdev->bd_dev, snapshot);
-	if (!img) {
-		img = image_new(bdev, snapshot);
+	if (other_data(bdev, data)) {
+		img = ERR_PTR(-EBUSY);
+	} else if (!img) {
+		img = image_new(bdev, data, snapshot);
 		if (!IS_ERR(img))
 			list_add(&img->node, &qc_images);
 	}
@@ -494,6 +567,7 @@ static int image_read_geometry(struct qc_image *img)
 }
 
 static struct qc_image *image_get(struct block_device *bdev,
+				  struct block_device *data,
 				  const char *snapshot)
 {
 	struct qc_image *img;
@@ -503,7 +577,7 @@ static struct qc_image *image_get(struct block_device *bdev,
 		DMERR("%pg: logical blocks larger than 4096 bytes", bdev);
 		return ERR_PTR(-EINVAL);
 	}
-	img = image_ref(bdev, snapshot);
+	img = image_ref(bdev, data, snapshot);
 	if (IS_ERR(img))
 		return img;
 	err = image_read_geometry(img);
@@ -513,12 +587,13 @@ static struct qc_image *image_get(struct block_device *bdev,
 	return ERR_PTR(err);
 }
 
-struct qc_image *qc_image_get(struct block_device *bdev, const char *snapshot,
+struct qc_image *qc_image_get(struct block_device *bdev,
+			      struct block_device *data, const char *snapshot,
 			      char **error)
 {
 	/* Reclaim must not wait for a device whose resume waits for us. */
 	unsigned int noio = memalloc_noio_save();
-	struct qc_image *img = image_get(bdev, snapshot);
+	struct qc_image *img = image_get(bdev, data ?: bdev, snapshot);
 
 	memalloc_noio_restore(noio);
 	if (IS_ERR(img))
@@ -649,6 +724,21 @@ static int check_writable(struct qc_image *img)
 		DMERR("%pg: the device is read-only", img->bdev);
 		return -EROFS;
 	}
+	if (bdev_read_only(img->data_bdev)) {
+		DMERR("%pg: the data device %pg is read-only", img->bdev,
+		      img->data_bdev);
+		return -EROFS;
+	}
+	if (img->external && img->h.nb_snapshots) {
+		DMERR("%pg: internal snapshots and an external data file: not fit for writing",
+		      img->bdev);
+		return -EROFS;
+	}
+	if (img->raw_data && img->h.backing_file_offset) {
+		DMERR("%pg: a backing file and a raw external data file: not fit for writing",
+		      img->bdev);
+		return -EROFS;
+	}
 	if (img->h.incompatible & QCOW2_INCOMPAT_DIRTY) {
 		DMERR("%pg: the dirty bit is set: not fit for writing; run qemu-img check -r all",
 		      img->bdev);
@@ -671,9 +761,11 @@ static int clear_autoclear(struct qc_image *img)
 	u64 kept = img->h.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
 	int err = 0;
 
+	if (img->raw_data)
+		kept |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 	if (!img->h.autoclear)
 		return 0;
-	if (kept)
+	if (kept & QCOW2_AUTOCLEAR_BITMAPS)
 		err = qc_bitmaps_mark_in_use(img);
 	if (err)
 		return err;

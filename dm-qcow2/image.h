@@ -32,6 +32,30 @@
  * Lookups take no lock: metadata blocks hang in xarrays, are freed after an
  * RCU grace period, and their entries change by single 64-bit stores (extended
  * L2 entries by two, see words.h).
+ *
+ * Guest data need not be on the image's device: @data_bdev is where it goes, all
+ * else goes to @bdev.  They differ where there is an external data file (spec,
+ * "Incompatible features", bit 2): @data_bdev is its device then.  A guest cluster
+ * has its own place there, at the guest's offset: nothing is allocated, counted or
+ * freed for data.
+ *
+ * The invariants of the design with an external data file, on two devices of
+ * which any subset of what is not flushed may survive a crash:
+ *
+ *	3, 5	An entry refers to no cluster of the image.  A place in the data
+ *		file is never another guest cluster's, so it may be written again
+ *		while a dropped entry is not durable yet, and with I/O to it in
+ *		flight, as that of a subcluster (see l2.h).
+ *	4, 6	A cluster is filled before its entry changes in memory.  A commit
+ *		flushes both devices before it writes entries: before its phase 2
+ *		all that they refer to is durable.
+ *	2	Who waits for a commit waits for these flushes.  Where all entries
+ *		are durable a flush need only go to the data file.
+ *
+ * An image with @raw_data promises that the data file reads the same without the
+ * image ("raw external data", autoclear bit 1), after a crash as well: zeroes are
+ * written to the data file and no entry is dropped; an entry is made durable with
+ * what the guest reads there already, before the guest's data follows.
  */
 #ifndef DM_QCOW2_IMAGE_H
 #define DM_QCOW2_IMAGE_H
@@ -114,6 +138,7 @@ struct qc_image {
 	struct list_head node;		/* qc_images_lock */
 	dev_t dev;
 	struct block_device *bdev;	/* kept open by the targets */
+	struct block_device *data_bdev;	/* as well: guest data; or bdev */
 	const char *snapshot;		/* ID: the image as that has it, or NULL */
 	unsigned int users;		/* qc_images_lock */
 	struct mutex state_lock;	/* see the lock table above */
@@ -122,6 +147,9 @@ struct qc_image {
 	/* geometry; changes only while no target is active */
 	struct qcow2_header h;
 	u64 dev_bytes;			/* grows under alloc_lock */
+	u64 data_bytes;			/* as well; of the external data file */
+	bool external;			/* guest data is in a data file */
+	bool raw_data;			/* which reads the same by itself */
 	u32 block_bytes;		/* of a cached part of a table */
 	u8 block_entry_bits;		/* log2 of its 64-bit entries */
 	u8 block_ref_bits;		/* log2 of its refcounts */
@@ -197,6 +225,8 @@ extern struct list_head qc_images;
 /**
  * qc_image_get() - find or make the object of an image, read its header
  * @bdev: device that the caller keeps open until qc_image_put()
+ * @data: device of the guest data, kept open as well, where the image does not
+ *	have that itself; NULL where it does
  * @snapshot: ID of an internal snapshot to look at, read-only, or NULL.  Such a
  *	view is an object of its own: what a snapshot refers to does not change
  *	while it exists.
@@ -204,12 +234,15 @@ extern struct list_head qc_images;
  *
  * The header is read and checked unless a target is active on the image (it
  * may be changing it; what it read then counts).  Details of a failure are in
- * the log.
+ * the log: among others -EBUSY where the image is in use with another device of
+ * the guest data, -EINVAL where its header asks for one and there is none, or the
+ * other way round.
  *
  * Context: may sleep; ctr.
  * Return: the object or ERR_PTR.
  */
-struct qc_image *qc_image_get(struct block_device *bdev, const char *snapshot,
+struct qc_image *qc_image_get(struct block_device *bdev,
+			      struct block_device *data, const char *snapshot,
 			      char **error);
 
 /**
@@ -303,6 +336,17 @@ void qc_image_set_mode(struct qc_image *img, enum qc_mode mode);
  * Context: may sleep.
  */
 void qc_image_event(struct qc_image *img);
+
+/**
+ * qc_image_flush_all() - make durable what the devices of an image have taken
+ * @img: the image
+ *
+ * Guest data and metadata.
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error.
+ */
+int qc_image_flush_all(struct qc_image *img);
 
 /**
  * qc_image_refresh_size() - notice that the device has grown

@@ -144,7 +144,7 @@ static void lookup_l1(struct qc_image *img, u64 guest, u64 len,
  */
 static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 {
-	u64 end = READ_ONCE(img->dev_bytes);
+	u64 end = READ_ONCE(img->data_bytes);
 
 	if (likely(ext->host + ext->len <= end))
 		return;
@@ -233,9 +233,11 @@ void qc_l2_complain(struct qc_image *img, u64 guest)
 			    img->bdev, guest);
 }
 
-/* The host clusters that an entry refers to; returns how many. */
+/* The clusters of the image that an entry refers to; returns how many. */
 static u32 entry_clusters(const struct qc_image *img, u64 entry, u64 *first)
 {
+	if (img->external)
+		return 0;
 	if (entry & QCOW2_OFLAG_COMPRESSED)
 		return qcow2_packed_clusters(&img->h, entry, first);
 	*first = (entry & QCOW2_OFFSET_MASK) >> img->h.cluster_bits;

@@ -11,6 +11,11 @@
  * as before the drop, or as after it: both are right until something is flushed, and
  * then the drop is durable.  Only the host cluster as a whole is freed, and that as
  * any other.
+ *
+ * The same holds for a whole cluster in an external data file, see image.h: it has
+ * one place there, and nothing is freed.  Who looks it up meanwhile and who writes
+ * it are beside each other, in whatever order.  Its entry names it by the flag
+ * COPIED, as the offset may be 0 (spec, "Standard Cluster Descriptor").
  */
 #ifndef DM_QCOW2_L2_H
 #define DM_QCOW2_L2_H
@@ -23,9 +28,9 @@ struct qc_image;
  * enum qc_map - how a guest range is mapped
  * @QC_MAP_NONE: not in this image: see the layer below
  * @QC_MAP_ZERO: zeroes
- * @QC_MAP_DATA: on the device at @host; shared with a snapshot or read only:
+ * @QC_MAP_DATA: on the data device at @host; shared with a snapshot or read only:
  *	must not be written in place
- * @QC_MAP_OWNED: on the device at @host, this image's alone
+ * @QC_MAP_OWNED: on the data device at @host, this image's alone
  * @QC_MAP_PACKED: compressed, see unpack.h
  * @QC_MAP_MISS: unknown until qc_l2_load() has read the L2 table
  * @QC_MAP_BAD: invalid, see qc_l2_complain()
@@ -152,7 +157,8 @@ enum qc_l2_op {
  *	cluster; the others follow.  What is allocated then has been written
  *	there (need not be flushed).
  *
- * Clusters that lose their reference are freed once the change is durable.
+ * Clusters that lose their reference are freed once the change is durable, but not
+ * those of an external data file.
  *
  * Context: may sleep; the guest clusters are range locked.
  * Return: 0 or a negative error.

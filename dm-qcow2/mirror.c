@@ -280,7 +280,7 @@ static int copy_extent(struct window *w, const struct qc_place *place,
 	struct extent_copy *e = kmalloc(sizeof(*e), GFP_NOIO);
 	sector_t sectors = place->ext.len >> SECTOR_SHIFT;
 	struct dm_io_region from = {
-		.bdev = place->layer->dev->bdev,
+		.bdev = place->layer->bdev,
 		.sector = place->ext.host >> SECTOR_SHIFT,
 		.count = sectors,
 	};

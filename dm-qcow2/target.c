@@ -32,6 +32,7 @@ static int parse_layer(struct qc_target *t, struct dm_arg_set *as,
 	const char *path = dm_shift_arg(as);
 	const char *data = dm_shift_arg(as);
 	bool raw = !strcmp(format, "raw");
+	bool has_data = strcmp(data, "-");
 
 	if (!raw && strcmp(format, "qcow2")) {
 		ti->error = "Unknown image format: must be qcow2 or raw";
@@ -41,27 +42,44 @@ static int parse_layer(struct qc_target *t, struct dm_arg_set *as,
 		ti->error = "A raw image has no layer below: it must be the last one";
 		return -EINVAL;
 	}
-	if (strcmp(data, "-")) {
-		ti->error = "External data device: not supported yet, must be -";
-		return -EOPNOTSUPP;
+	if (raw && has_data) {
+		ti->error = "A raw image is its own data: its data device must be -";
+		return -EINVAL;
 	}
 	layer->path = path;
+	layer->data_path = has_data ? data : NULL;
 	layer->raw = raw;
 	return 0;
 }
 
+/* Logical blocks in which a layer can be read and written. */
+static u32 layer_unit(const struct qc_layer *layer)
+{
+	return max(bdev_logical_block_size(layer->dev->bdev),
+		   bdev_logical_block_size(layer->bdev));
+}
+
+static bool shares_device(const struct qc_layer *a, const struct qc_layer *b)
+{
+	return a->dev->bdev == b->dev->bdev || a->dev->bdev == b->bdev ||
+		a->bdev == b->dev->bdev || a->bdev == b->bdev;
+}
+
 static int check_layer(struct qc_target *t, u32 index)
 {
-	struct block_device *top = t->chain.layer[0].dev->bdev;
-	struct block_device *bdev = t->chain.layer[index].dev->bdev;
+	const struct qc_layer *layer = &t->chain.layer[index];
 	u32 i;
 
-	if (bdev_logical_block_size(bdev) > bdev_logical_block_size(top)) {
+	if (layer->data && layer->bdev == layer->dev->bdev) {
+		t->ti->error = "The data device of a layer is the image itself";
+		return -EINVAL;
+	}
+	if (layer_unit(layer) > layer_unit(&t->chain.layer[0])) {
 		t->ti->error = "A lower layer has larger logical blocks than the top one";
 		return -EINVAL;
 	}
 	for (i = 0; i < index; i++) {
-		if (t->chain.layer[i].dev->bdev->bd_dev != bdev->bd_dev)
+		if (!shares_device(&t->chain.layer[i], layer))
 			continue;
 		t->ti->error = "The same device stands in the chain twice";
 		return -EINVAL;
@@ -98,6 +116,31 @@ static int parse_layers(struct qc_target *t, struct dm_arg_set *as)
 	return 0;
 }
 
+static int open_layer(struct qc_target *t, struct qc_layer *layer,
+		      qc_mode_t mode)
+{
+	int err;
+
+	err = dm_get_device(t->ti, layer->path, mode, &layer->dev);
+	if (err) {
+		t->ti->error = "Cannot open the device of a layer";
+		return err;
+	}
+	layer->bdev = layer->dev->bdev;
+	if (layer->data_path) {
+		err = dm_get_device(t->ti, layer->data_path, mode,
+				    &layer->data);
+		if (err) {
+			t->ti->error = "Cannot open the data device of a layer";
+			return err;
+		}
+		layer->bdev = layer->data->bdev;
+	}
+	layer->path = NULL;
+	layer->data_path = NULL;
+	return 0;
+}
+
 /*
  * After the mirror, which may be a layer as well.  Where a table opens a device
  * once more, and for more than before, dm frees the struct dm_dev that it gave
@@ -105,20 +148,14 @@ static int parse_layers(struct qc_target *t, struct dm_arg_set *as)
  */
 static int open_devices(struct qc_target *t)
 {
+	qc_mode_t mode = dm_table_get_mode(t->ti->table);
 	u32 i;
 	int err = 0;
 
 	for (i = 0; i < t->chain.nr && !err; i++) {
-		struct qc_layer *layer = &t->chain.layer[i];
-
-		err = dm_get_device(t->ti, layer->path,
-				    i ? QC_MODE_READ :
-				    dm_table_get_mode(t->ti->table),
-				    &layer->dev);
-		layer->path = NULL;
-		if (err)
-			t->ti->error = "Cannot open the device of a layer";
-		else
+		err = open_layer(t, &t->chain.layer[i], i ? QC_MODE_READ :
+				 mode);
+		if (!err)
 			err = check_layer(t, i);
 	}
 	return err;
@@ -139,8 +176,9 @@ static int open_images(struct qc_target *t)
 
 		if (layer->raw)
 			continue;
-		img = qc_image_get(layer->dev->bdev, i ? NULL : t->snapshot,
-				   &t->ti->error);
+		img = qc_image_get(layer->dev->bdev,
+				   layer->data ? layer->bdev : NULL,
+				   i ? NULL : t->snapshot, &t->ti->error);
 		if (IS_ERR(img))
 			return PTR_ERR(img);
 		layer->img = img;
@@ -299,7 +337,7 @@ static int fit_reserve(struct qc_target *t)
 /* Pieces that a copy makes must be whole logical blocks of the top image. */
 static int check_blocks(struct qc_target *t)
 {
-	u32 unit = bdev_logical_block_size(t->chain.layer[0].dev->bdev);
+	u32 unit = layer_unit(&t->chain.layer[0]);
 	u32 i;
 
 	for (i = 0; i < t->chain.nr; i++) {
@@ -314,6 +352,16 @@ static int check_blocks(struct qc_target *t)
 		return -EINVAL;
 	}
 	return 0;
+}
+
+/* What it does not own must read as zeroes, as the data file does there. */
+static int check_raw_data(struct qc_target *t)
+{
+	if (!t->writable || !t->top || !t->top->raw_data || t->chain.nr == 1)
+		return 0;
+	t->ti->error = "An image with a raw external data file has no layer below";
+	DMERR("%s", t->ti->error);
+	return -EINVAL;
 }
 
 static int check_length(struct qc_target *t)
@@ -383,6 +431,8 @@ static void qc_free_target(struct qc_target *t)
 
 		if (layer->img)
 			qc_image_put(layer->img);
+		if (layer->data)
+			dm_put_device(t->ti, layer->data);
 		if (layer->dev)
 			dm_put_device(t->ti, layer->dev);
 	}
@@ -437,6 +487,8 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	if (!err)
 		err = check_blocks(t);
 	if (!err)
+		err = check_raw_data(t);
+	if (!err)
 		err = fit_reserve(t);
 	if (err) {
 		qc_free_target(t);
@@ -465,7 +517,7 @@ static int map_flush(struct qc_target *t, struct bio *bio)
 		}
 	}
 	/* All mappings are durable: the data alone remains to be flushed. */
-	bio_set_dev(bio, t->chain.layer[0].dev->bdev);
+	bio_set_dev(bio, t->chain.layer[0].bdev);
 	return DM_MAPIO_REMAPPED;
 }
 
@@ -485,7 +537,7 @@ static int remap(struct bio *bio, struct qc_io *io,
 		io->layer = place->layer;
 		io->epoch = place->epoch;
 	}
-	bio_set_dev(bio, place->layer->dev->bdev);
+	bio_set_dev(bio, place->layer->bdev);
 	bio->bi_iter.bi_sector = place->ext.host >> SECTOR_SHIFT;
 	return DM_MAPIO_REMAPPED;
 }
@@ -709,6 +761,8 @@ static int activate(struct qc_target *t)
 	if (!err)
 		err = check_blocks(t);
 	if (!err)
+		err = check_raw_data(t);
+	if (!err)
 		err = fit_reserve(t);
 	if (err)
 		deactivate_layers(t, 0);
@@ -850,8 +904,10 @@ static unsigned int emit_table(struct qc_target *t, char *result,
 
 	DMEMIT("%u", t->chain.nr);
 	for (i = 0; i < t->chain.nr; i++)
-		DMEMIT(" %s %s -", t->chain.layer[i].raw ? "raw" : "qcow2",
-		       t->chain.layer[i].dev->name);
+		DMEMIT(" %s %s %s", t->chain.layer[i].raw ? "raw" : "qcow2",
+		       t->chain.layer[i].dev->name,
+		       t->chain.layer[i].data ? t->chain.layer[i].data->name :
+		       "-");
 	return emit_features(t, result, maxlen, sz);
 }
 
@@ -876,8 +932,9 @@ static void qc_status(struct dm_target *ti, status_type_t type,
 
 /*
  * Only the device that is written to: one lower layer without WRITE_ZEROES
- * would take it from the whole device.  The length is the device's, which has
- * nothing to do with the length of the table line.
+ * would take it from the whole device, and so would such a data device.  The
+ * length is the device's, which has nothing to do with the length of the table
+ * line.
  */
 static int qc_iterate_devices(struct dm_target *ti,
 			      iterate_devices_callout_fn fn, void *data)
@@ -891,9 +948,15 @@ static int qc_iterate_devices(struct dm_target *ti,
 static void qc_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct qc_target *t = ti->private;
+	unsigned int unit = layer_unit(&t->chain.layer[0]);
 	u32 granularity = t->top ? t->top->h.cluster_size :
 		limits->logical_block_size;
 
+	/* Of the data device, which device-mapper has not been told. */
+	limits->logical_block_size = max(limits->logical_block_size, unit);
+	limits->physical_block_size = max(limits->physical_block_size,
+					  limits->logical_block_size);
+	limits->io_min = max(limits->io_min, limits->physical_block_size);
 	qc_limits_set_discard(limits, MAX_DROP_SECTORS, granularity);
 	qc_limits_set_write_zeroes(limits, MAX_DROP_SECTORS);
 }

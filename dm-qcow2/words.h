@@ -8,7 +8,9 @@
  * again, until that has not changed and has a host cluster if the bitmap allocates
  * something.  An entry that has not changed was there all the time: a host cluster
  * that it lost does not come back before the lookup's RCU read section ends, and
- * nobody makes compressed ones.  (A bitmap can come back, for another host cluster.)
+ * nobody makes compressed ones.  (A bitmap can come back, for another host cluster.
+ * And of an external data file a cluster does come back, but to the same entry only,
+ * which had it with each of the bitmaps in between, or nothing allocated.)
  * Changes, under meta_lock, store
  *
  *	the bitmap, then the entry	where the entry was compressed (the bitmap
@@ -61,7 +63,7 @@ static inline void qc_words_read(const __be64 *words, struct qc_words *w)
 		w->bitmap = __be64_to_cpu(smp_load_acquire(&words[1]));
 		w->entry = __be64_to_cpu(entry);
 	} while (entry != READ_ONCE(words[0]) ||
-		 (!(w->entry & (QCOW2_OFFSET_MASK | QCOW2_OFLAG_COMPRESSED)) &&
+		 (!(w->entry & (QCOW2_HOST_MASK | QCOW2_OFLAG_COMPRESSED)) &&
 		  (w->bitmap & QCOW2_BITMAP_ALLOC)));
 }
 
@@ -77,7 +79,7 @@ static inline void qc_words_write(__be64 *words, const struct qc_words *old,
 				  const struct qc_words *new)
 {
 	int entry_last = (old->entry & QCOW2_OFLAG_COMPRESSED) ||
-		!(new->entry & QCOW2_OFFSET_MASK);
+		!(new->entry & QCOW2_HOST_MASK);
 	__be64 entry = __cpu_to_be64(new->entry);
 	__be64 bitmap = __cpu_to_be64(new->bitmap);
 

@@ -45,7 +45,7 @@ enum fill {
  * @clusters: how many
  * @host: byte offset of the first host cluster
  * @copies: a part is copied or zeroed
- * @in_place: the host cluster was there before
+ * @in_place: the host cluster was there before, or is in an external data file
  * @whole: whole clusters get data: there are no subclusters, or none yet
  * @virgin: the host clusters are known to read as zeroes
  */
@@ -189,7 +189,7 @@ static void child_submit(struct qc_io *io, const struct qc_place *place)
 	struct child *child = child_new(io, io->pos, place->ext.len);
 
 	child->place = *place;
-	bio_set_dev(&child->bio, place->layer->dev->bdev);
+	bio_set_dev(&child->bio, place->layer->bdev);
 	child->bio.bi_iter.bi_sector = place->ext.host >> SECTOR_SHIFT;
 	child->bio.bi_end_io = child_end_io;
 	atomic_inc(&io->pending);
@@ -210,7 +210,7 @@ static int child_write_wait(struct qc_io *io, u64 pos, u64 len, u64 host)
 	struct child *child = child_new(io, pos, len);
 	int err;
 
-	bio_set_dev(&child->bio, io->t->top->bdev);
+	bio_set_dev(&child->bio, io->t->top->data_bdev);
 	child->bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
 	err = submit_bio_wait(&child->bio);
 	bio_put(&child->bio);
@@ -236,11 +236,11 @@ static int copy_data(struct qc_target *t, const struct qc_place *place,
 	while (left && !err) {
 		u32 n = min_t(u64, left, COPY_BYTES);
 
-		err = qc_device_rw(place->layer->dev->bdev, REQ_OP_READ, from,
-				   buf, n);
+		err = qc_device_rw(place->layer->bdev, REQ_OP_READ, from, buf,
+				   n);
 		if (!err)
-			err = qc_device_rw(t->top->bdev, REQ_OP_WRITE, host,
-					   buf, n);
+			err = qc_device_rw(t->top->data_bdev, REQ_OP_WRITE,
+					   host, buf, n);
 		from += n;
 		host += n;
 		left -= n;
@@ -260,10 +260,15 @@ static int copy_packed(struct qc_target *t, const struct qc_place *place,
 
 	if (err)
 		return err;
-	err = qc_device_rw(t->top->bdev, REQ_OP_WRITE, host,
+	err = qc_device_rw(t->top->data_bdev, REQ_OP_WRITE, host,
 			   u.data + place->ext.host, place->ext.len);
 	qc_unpack_put(&u);
 	return err;
+}
+
+static int write_zeroes(struct qc_target *t, u64 host, u64 len)
+{
+	return qc_device_zero(t->top->data_bdev, host, len, false);
 }
 
 static int copy_place(struct qc_target *t, const struct qc_place *place,
@@ -271,8 +276,7 @@ static int copy_place(struct qc_target *t, const struct qc_place *place,
 {
 	switch (place->ext.map) {
 	case QC_MAP_ZERO:
-		return virgin ? 0 :
-			qc_alloc_zero_host(t->top, host, place->ext.len);
+		return virgin ? 0 : write_zeroes(t, host, place->ext.len);
 	case QC_MAP_PACKED:
 		return copy_packed(t, place, host);
 	default:
@@ -312,8 +316,7 @@ static int fill_new(struct qc_io *io, const struct piece *p)
 	case FILL_DATA:
 		return child_write_wait(io, p->pos, p->len, host);
 	case FILL_ZERO:
-		return p->virgin ? 0 :
-			qc_alloc_zero_host(io->t->top, host, p->len);
+		return p->virgin ? 0 : write_zeroes(io->t, host, p->len);
 	case FILL_COPY:
 		break;
 	}
@@ -357,12 +360,19 @@ static int keep_others(struct qc_target *t, struct piece *p)
 	return err ? err : keep_subclusters(t, p, p->to, end);
 }
 
+/* A data file may end in its last cluster: there is nothing behind. */
+static u64 fill_end(const struct qc_image *img, const struct piece *p)
+{
+	return img->external ? min(p->to, READ_ONCE(img->data_bytes)) : p->to;
+}
+
 static int fill_piece(struct qc_io *io, struct piece *p)
 {
+	u64 end = fill_end(io->t->top, p);
 	u64 tail = p->pos + p->len;
 	int err;
 
-	p->copies = p->pos > p->from || tail < p->to || p->fill == FILL_COPY;
+	p->copies = p->pos > p->from || tail < end || p->fill == FILL_COPY;
 	err = keep_others(io->t, p);
 	if (p->copies)
 		atomic64_add(p->clusters, &io->t->top->nr_cow);
@@ -370,7 +380,7 @@ static int fill_piece(struct qc_io *io, struct piece *p)
 		err = fill_old(io->t, p->from, p->pos - p->from,
 			       p->host + (p->from - p->start), p->virgin);
 	if (!err)
-		err = fill_old(io->t, tail, p->to - tail,
+		err = fill_old(io->t, tail, end - tail,
 			       p->host + (tail - p->start), p->virgin);
 	return err ? err : fill_new(io, p);
 }
@@ -492,6 +502,14 @@ static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 	u32 bits = img->h.cluster_bits;
 	int err;
 
+	if (img->external) {
+		/* Nothing to allocate: each cluster has its place. */
+		p->host = p->start;
+		p->in_place = true;
+		p->virgin = false;
+		piece_bounds(img, p);
+		return 0;
+	}
 	if (reserved) {
 		/* A cluster that has its host cluster already. */
 		run->start = reserved >> bits;
@@ -529,7 +547,7 @@ static int piece_write(struct qc_io *io, struct piece *p, u64 reserved)
 		return err;
 	err = fill_piece(io, p);
 	if (err) {
-		if (!reserved)
+		if (!p->in_place)
 			qc_alloc_undo(img, &run);
 		return err;
 	}
@@ -558,6 +576,20 @@ static u64 kept_host(const struct qc_extent *ext)
 }
 
 /*
+ * The data file reads as zeroes here, as the entries do: they can become those of
+ * data before there is any.  The guest's would show in the data file alone if it
+ * came there first and the entries did not survive a crash.
+ */
+static int raw_data_prepare(struct qc_io *io, struct piece *p)
+{
+	int err;
+
+	p->fill = FILL_COPY;
+	err = piece_write(io, p, 0);
+	return err ? err : qc_commit_barrier(io->t->top);
+}
+
+/*
  * Allocate clusters for @len bytes at io->pos, which a lookup found not owned.
  * Returns how many bytes were done, 0 to look again, -EINPROGRESS where somebody
  * else queues the bio again, or an error.
@@ -582,10 +614,13 @@ static s64 alloc_range(struct qc_io *io, u64 len, enum fill fill)
 		p.len = ext.len;
 		p.clusters = clusters_of(img, io->pos, io->pos + p.len);
 		p.whole = ext.map == QC_MAP_PACKED;
-		err = piece_write(io, &p, kept_host(&ext));
+		err = img->raw_data ? raw_data_prepare(io, &p) :
+			piece_write(io, &p, kept_host(&ext));
 	}
 	range_unlock(img, io);
-	return err ? err : p.len;
+	if (err)
+		return err;
+	return img->raw_data && fill != FILL_COPY ? 0 : p.len;
 }
 
 static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
@@ -729,10 +764,16 @@ static bool is_discard(struct qc_io *io)
 	return bio_op(io->bio) == REQ_OP_DISCARD && !io->t->mirror;
 }
 
+static bool may_unmap(struct qc_io *io)
+{
+	return is_discard(io) || !(io->bio->bi_opf & REQ_NOUNMAP);
+}
+
 /* Zero a part of an owned cluster in place. */
 static enum step zero_owned(struct qc_io *io, u64 len)
 {
 	struct qc_target *t = io->t;
+	bool unmap = t->top->external && may_unmap(io) && !t->no_discard;
 	struct qc_place place;
 	int err;
 
@@ -741,7 +782,8 @@ static enum step zero_owned(struct qc_io *io, u64 len)
 		qc_place_leave(&place);
 		return STEP_NEXT;
 	}
-	err = qc_alloc_zero_host(t->top, place.ext.host, place.ext.len);
+	err = qc_device_zero(t->top->data_bdev, place.ext.host, place.ext.len,
+			     unmap);
 	qc_place_leave(&place);
 	if (err)
 		return io_error(io, err);
@@ -749,7 +791,10 @@ static enum step zero_owned(struct qc_io *io, u64 len)
 	return STEP_NEXT;
 }
 
-/* Zeroes where entries cannot say so: parts of clusters, version 2. */
+/*
+ * Zeroes where entries cannot say so: parts of clusters, version 2, data files that
+ * are raw images as well.
+ */
 static enum step zero_data(struct qc_io *io, u64 len)
 {
 	struct qc_target *t = io->t;
@@ -757,7 +802,7 @@ static enum step zero_data(struct qc_io *io, u64 len)
 	u64 zero = 0;
 	int err;
 
-	if (is_discard(io)) {
+	if (is_discard(io) && (!t->top->raw_data || t->no_discard)) {
 		io->pos += len;
 		return STEP_NEXT;
 	}
@@ -789,6 +834,25 @@ static enum qc_l2_op drop_op(struct qc_io *io, bool below_zero)
 	return below_zero ? QC_L2_UNMAP : QC_L2_ZERO;
 }
 
+/*
+ * Give space of an external data file back: zeroes, while the entries still say
+ * that there is data, since later the place may hold other data.
+ */
+static void punch_data(struct qc_io *io, const struct qc_extent *ext)
+{
+	struct block_device *bdev = io->t->top->data_bdev;
+	u64 done, n;
+
+	if (ext->map != QC_MAP_OWNED || io->t->no_discard ||
+	    !bdev_write_zeroes_sectors(bdev))
+		return;
+	for (done = 0; done < ext->len; done += n) {
+		n = min_t(u64, ext->len - done, SZ_1G);
+		/* A hint: what the device does not do costs space. */
+		qc_device_drop(bdev, REQ_OP_WRITE_ZEROES, ext->host + done, n);
+	}
+}
+
 /* Whole clusters, range locked, all mapped alike. */
 static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 		       bool below_zero)
@@ -804,6 +868,8 @@ static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 	if (ext->map == QC_MAP_ZERO && op == QC_L2_ZERO_KEEP)
 		return 0;
 	err = qc_l2_make_writable(img, io->pos);
+	if (!err && img->external && op != QC_L2_ZERO_KEEP)
+		punch_data(io, ext);
 	return err ? err : qc_l2_set(img, io->pos,
 				     change_len(img, io->pos, ext->len), op, 0);
 }
@@ -895,6 +961,8 @@ static enum step drop_step(struct qc_io *io)
 	if (!qc_image_writable(img))
 		return io_error(io, -EIO);
 	qc_commit_throttle(img);
+	if (img->raw_data)
+		return zero_data(io, left);
 	if (io->pos & mask)
 		return zero_data(io, min(left, mask + 1 - (io->pos & mask)));
 	/* The last cluster counts as whole where the image ends in it. */

@@ -140,7 +140,8 @@ def set_refcount(name, host, count):
 
 
 class Chain:
-    """A chain opened with a table made by hand; layers: (format, file)."""
+    """A chain opened with a table made by hand; layers: (format, file), or
+    (format, file, data file)."""
 
     counter = 0
 
@@ -155,14 +156,16 @@ class Chain:
         self.dev = None
 
     def attach(self):
-        for n, (_, path) in enumerate(self.layers):
-            if path not in self.loops:
-                self.loops[path] = blk.Loop(path, n > 0 or self.read_only)
+        for n, (_, *paths) in enumerate(self.layers):
+            for path in paths:
+                if path not in self.loops:
+                    self.loops[path] = blk.Loop(path, n > 0 or self.read_only)
 
     def params(self):
         words = [str(len(self.layers))]
-        for fmt, path in self.layers:
-            words += [fmt, self.loops[path].dev, "-"]
+        for fmt, path, *data in self.layers:
+            words += [fmt, self.loops[path].dev,
+                      self.loops[data[0]].dev if data else "-"]
         if self.features:
             words += [str(len(self.features))] + self.features
         return " ".join(words)
