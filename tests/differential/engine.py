@@ -59,6 +59,9 @@ class Qcow2Device:
     def file(self, layer):
         return os.path.join(self.scratch, layer.name)
 
+    def files(self, layer):
+        return [os.path.join(self.scratch, f) for f in layer.files()]
+
     def _grow(self, layer):
         """A file can become as long as its image needs."""
         path = self.file(layer)
@@ -69,14 +72,17 @@ class Qcow2Device:
     def params(self):
         words = [str(len(self.layers))]
         for layer in self.layers:
-            words += [layer.fmt, self.loops[layer.name].dev, "-"]
+            words += [layer.fmt, self.loops[layer.name].dev]
+            words.append(self.loops[layer.data_name()].dev
+                         if layer.data_name() else "-")
         if self.options.zero_from and self.layers[0].name in self.zero_from:
             words += ["2", "zero_from",
                       str(self.zero_from[self.layers[0].name])]
         return " ".join(words)
 
     def _loop(self, layer, read_only):
-        self.loops[layer.name] = blk.Loop(self.file(layer), read_only)
+        for name, path in zip(layer.files(), self.files(layer)):
+            self.loops[name] = blk.Loop(path, read_only)
 
     def open(self):
         for n, layer in enumerate(self.layers):
@@ -119,6 +125,9 @@ class NbdDevice:
 
     def file(self, layer):
         return os.path.join(self.scratch, layer.name)
+
+    def files(self, layer):
+        return [os.path.join(self.scratch, f) for f in layer.files()]
 
     def open(self):
         self.pid_file = f"{self.scratch}/pid"
@@ -308,14 +317,16 @@ class Run:
             return
         old = self.chain.snapshot()
         self.snapshots = []
-        path = os.path.join(self.share, f"frozen-{old.name}")
-        blk.copy_sparse(self.chain.file(old), path)
+        for path in self.chain.files(old):
+            blk.copy_sparse(path, os.path.join(
+                self.share, f"frozen-{os.path.basename(path)}"))
         self.frozen.append(old.name)
 
     def internal(self):
         """An internal snapshot of the suspended device's top image."""
         top = self.chain.layers[0]
         if not self.chain.can_suspend or len(self.snapshots) == 2 or \
+                top.data_name() or \
                 (top.compat == "1.1" and top.refcount_bits == 1):
             return
         name = f"internal-{top.name}-{self.op}"
@@ -375,7 +386,8 @@ class Run:
         self.checks += 1
         os.mkdir(target)
         for layer in self.chain.layers:
-            blk.copy_sparse(self.chain.file(layer), f"{target}/{layer.name}")
+            for path in self.chain.files(layer):
+                blk.copy_sparse(path, f"{target}/{os.path.basename(path)}")
         blk.save_sparse(f"{target}/model", self.model)
 
 

@@ -15,7 +15,7 @@ OVERLAYS = 3
 class Layer:
     def __init__(self, name, fmt, size, cluster_size=0, compat="1.1",
                  refcount_bits=16, preallocation="off",
-                 compression="zlib", extended_l2="off"):
+                 compression="zlib", extended_l2="off", data_file="off"):
         self.name = name
         self.fmt = fmt
         self.size = size
@@ -25,6 +25,14 @@ class Layer:
         self.preallocation = preallocation
         self.compression = compression
         self.extended_l2 = extended_l2
+        self.data_file = data_file
+
+    def data_name(self):
+        """Of the external data file, or None."""
+        return f"{self.name}.data" if self.data_file != "off" else None
+
+    def files(self):
+        return [f for f in (self.name, self.data_name()) if f]
 
     def create_options(self):
         out = f"compat={self.compat},cluster_size={self.cluster_size}"
@@ -32,6 +40,10 @@ class Layer:
             out += f",refcount_bits={self.refcount_bits}"
             out += f",compression_type={self.compression}"
             out += f",extended_l2={self.extended_l2}"
+            if self.data_name():
+                out += f",data_file={self.data_name()}"
+            if self.data_file == "raw":
+                out += ",data_file_raw=on"
         return out + f",preallocation={self.preallocation}"
 
     def __str__(self):
@@ -78,6 +90,15 @@ class Options:
         # A table may be shorter than the image.
         self.length = size if rng.random() < 0.8 else \
             size - SECTOR * rng.randint(1, 16)
+        for layer in self.layers + self.overlays:
+            if layer.fmt == "qcow2" and layer.compat == "1.1" and \
+                    rng.random() < 0.3:
+                layer.data_file = "on"
+        # A data file that is a raw image by itself excludes a backing file.
+        if self.layers[-1].data_file == "on" and rng.random() < 0.5:
+            self.layers[-1].data_file = "raw"
+        if top.data_file != "off":
+            self.initial_snapshots = 0
 
     @staticmethod
     def _size(rng, cluster):
