@@ -30,8 +30,11 @@ const char *image_open(struct image *image, const void *bytes, uint64_t length)
 				&fault) ||
 	    qcow2_header_check_bounds(&image->h, length, &fault))
 		return fault.field;
-	if (image->h.incompatible & ~QCOW2_INCOMPAT_EXTL2)
+	if (image->h.incompatible & ~(QCOW2_INCOMPAT_EXTL2 |
+				      QCOW2_INCOMPAT_DATA_FILE))
 		return "an incompatible feature is set";
+	if (qcow2_external(&image->h) && image->h.size > length)
+		return "the data file is not there";
 	return NULL;
 }
 
@@ -103,6 +106,26 @@ static const char *entry_kind(const struct image *image, uint64_t table,
 	return qcow2_l2_bitmap_check(entry, bitmap);
 }
 
+/* Where @offset of the device that holds the data is in these bytes. */
+static uint64_t data_offset(const struct image *image, uint64_t offset)
+{
+	return qcow2_external(&image->h) ?
+		image->length - image->h.size + offset : offset;
+}
+
+/* What has no data reads as zeroes: a raw image has to have them. */
+static const char *check_raw(const struct image *image, uint64_t guest)
+{
+	uint64_t offset = data_offset(image, guest), i;
+
+	for (i = 0; qcow2_raw_data(&image->h) && i < 1U << image->h.sub_bits;
+	     i++) {
+		if (image->bytes[offset + i])
+			return "the raw data file reads otherwise";
+	}
+	return NULL;
+}
+
 const char *image_part(const struct image *image, const struct image_map *map,
 		       uint64_t part, enum qcow2_kind *kind,
 		       const uint8_t **data)
@@ -119,7 +142,7 @@ const char *image_part(const struct image *image, const struct image_map *map,
 		return why;
 	offset = entry & QCOW2_OFFSET_MASK;
 	if (!offset)
-		return NULL;
+		return check_raw(image, guest);
 	if (!inside(image, offset, image->h.cluster_size))
 		return "L2 table outside the image";
 	why = entry_kind(image, offset, guest, kind, &offset);
@@ -128,7 +151,8 @@ const char *image_part(const struct image *image, const struct image_map *map,
 	if (*kind == QCOW2_COMPRESSED)
 		return "a compressed cluster";
 	if (*kind != QCOW2_NORMAL)
-		return NULL;
+		return check_raw(image, guest);
+	offset = data_offset(image, offset);
 	if (!inside(image, offset, 1U << image->h.sub_bits))
 		return "data outside the image";
 	*data = image->bytes + offset;

@@ -2,6 +2,7 @@
 /*
  * A small reader of qcow2 images that lie in memory, built on the module's
  * format.c. It believes nothing: whatever leads out of the image is an error.
+ * An external data file is the end of these bytes, as long as the guest's disk.
  */
 #ifndef CRASH_IMAGE_H
 #define CRASH_IMAGE_H
@@ -31,7 +32,8 @@ const char *image_snapshot(const struct image *image, const char *name,
 /*
  * Looks up a part of the guest's disk: a subcluster where there are any, else a
  * cluster; @part counts them. Where it has data, *data points to it; it is NULL
- * where it reads as zeroes or belongs to the layer below, see @kind.
+ * where it reads as zeroes or belongs to the layer below, see @kind. It is an error
+ * if a data file that is to be a raw image by itself reads otherwise there.
  */
 const char *image_part(const struct image *image, const struct image_map *map,
 		       uint64_t part, enum qcow2_kind *kind,

@@ -14,6 +14,8 @@ interval  commit_interval_ms of the module
 bitmap    the image has a dirty bitmap
 features  of the table line
 virgin    what the device held before: a pattern, or zeroes (and zero_from)
+data      an external data file, on the end of the device; "raw": one that reads
+          the same by itself
 """
 
 IMAGES = [
@@ -56,11 +58,21 @@ IMAGES = [
     dict(name="subclusters-zero-from",
          create="cluster_size=16k,extended_l2=on", size=12, device=48,
          filled=10, virgin="zero", interval=100, edits="c1"),
+    # Data at the guest's offsets; places are written again before what dropped
+    # them is durable.
+    dict(name="data-file", create="cluster_size=64k", size=16, device=40,
+         filled=30, data="on"),
+    dict(name="data-file-subclusters",
+         create="cluster_size=64k,extended_l2=on", size=16, device=40,
+         filled=30, data="on", interval=100),
+    # Entries become durable before data.
+    dict(name="data-file-raw", create="cluster_size=16k", size=16, device=40,
+         data="raw"),
 ]
 
 DEFAULTS = dict(filled=0, backing=None, ops=450, flushes=90, edits="",
                 interval=1000, bitmap=False, features=(), virgin="pattern",
-                skip_flush=0)
+                skip_flush=0, data=None)
 
 # Where each flush of the commit is needed most, and what misses it.
 FAULTS = [
@@ -69,6 +81,7 @@ FAULTS = [
     (2, "512-refcount64", "the flush of phase 1b left out"),
     (4, "64k", "the flush of phase 2 left out"),
     (1, "subclusters", "the flush of phase 1a left out"),
+    (17, "data-file", "the flushes of phase 1a left out"),
 ]
 
 
