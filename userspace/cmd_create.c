@@ -10,6 +10,7 @@
 
 #include "commands.h"
 #include "device.h"
+#include "link.h"
 #include "newimage.h"
 #include "overlay.h"
 #include "recover.h"
@@ -39,13 +40,10 @@ static int check_arguments(const struct arguments *args)
 static int find_backing(const struct arguments *args, const char *image,
 			char **path)
 {
-	const char *word = args->backing, *slash = strrchr(image, '/');
+	const char *word = args->backing;
 	int error;
 
-	if (word[0] == '/')
-		*path = text_copy(word);
-	else
-		*path = text("%.*s%s", (int)(slash - image) + 1, image, word);
+	*path = link_beside(image, word);
 	if (access(*path, F_OK) == 0)
 		return 0;
 	error = errno;
@@ -60,7 +58,7 @@ static int find_backing(const struct arguments *args, const char *image,
 /* What is written into the image: the word as given, but never a protocol */
 static char *link_text(const char *word)
 {
-	return text("%s%s", word[strcspn(word, ":/")] == ':' ? "./" : "", word);
+	return text("%s%s", link_has_protocol(word) ? "./" : "", word);
 }
 
 static int make_plain(struct json_object *entry, const char *path,

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "link.h"
 #include "report.h"
 
 int formats_add(struct formats *formats, const char *argument)
@@ -61,176 +62,6 @@ static enum image_format format_given(struct formats *formats, const char *path)
 	return format;
 }
 
-/* As QEMU has it: a colon before the first slash ends the name of a protocol. */
-static bool has_protocol(const char *name)
-{
-	return name[strcspn(name, ":/")] == ':';
-}
-
-static char *beside(const char *image, const char *name)
-{
-	const char *slash = strrchr(image, '/');
-
-	if (name[0] == '/')
-		return text_copy(name);
-	return text("%.*s%s", (int)(slash - image) + 1, image, name);
-}
-
-/**
- * struct link - a backing link, taken apart
- * @name: file name as it stands there; free() it
- * @format: format that a json: name gives, or NULL; free() it
- */
-struct link {
-	char *name;
-	char *format;
-};
-
-static int json_refuse(const struct image *image, const char *what)
-{
-	return report_fail(EOPNOTSUPP,
-			   "%s: json: backing name with %s is not supported (plain file and host_device are): %s.",
-			   image->path, what, image->backing);
-}
-
-/* Options that change how QEMU opens a file, not what is in it */
-static bool is_harmless(const char *key)
-{
-	static const char * const keys[] = {
-		"node-name", "read-only", "auto-read-only", "aio", "locking",
-		"discard", "detect-zeroes", "force-share", "cache",
-		"cache.direct", "cache.no-flush",
-	};
-	unsigned int i;
-
-	if (!strncmp(key, "file.", 5))
-		key += 5;
-	for (i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-		if (!strcmp(key, keys[i]))
-			return true;
-	}
-	return false;
-}
-
-static bool is_file_driver(const char *driver)
-{
-	return !strcmp(driver, "file") || !strcmp(driver, "host_device");
-}
-
-static int json_protocol(const struct image *image, const char *driver,
-			 const char *name, struct link *link)
-{
-	char *what;
-	int r;
-
-	if (driver && !is_file_driver(driver)) {
-		what = text("driver '%s'", driver);
-		r = json_refuse(image, what);
-		free(what);
-		return r;
-	}
-	if (!name)
-		return json_refuse(image, "no file name");
-	link->name = text_copy(name);
-	return 0;
-}
-
-/* What must not stand at this level of a json: name */
-static int json_check_keys(const struct image *image, struct json_object *object,
-			   bool format_level)
-{
-	json_object_object_foreach(object, key, value) {
-		bool known = !strcmp(key, "driver") || is_harmless(key);
-		char *what;
-		int r;
-
-		(void)value;
-		if (format_level)
-			known |= !strcmp(key, "file") ||
-				!strcmp(key, "file.driver") ||
-				!strcmp(key, "file.filename");
-		else
-			known |= !strcmp(key, "filename");
-		if (known)
-			continue;
-		what = text("'%s'", key);
-		r = json_refuse(image, what);
-		free(what);
-		return r;
-	}
-	return 0;
-}
-
-static int json_file(const struct image *image, struct json_object *file,
-		     struct link *link)
-{
-	int r;
-
-	if (!json_object_is_type(file, json_type_object))
-		return json_refuse(image, "a reference to another node");
-	r = json_check_keys(image, file, false);
-	if (r < 0)
-		return r;
-	return json_protocol(image, json_string(file, "driver"),
-			     json_string(file, "filename"), link);
-}
-
-static int json_parse(const struct image *image, struct json_object *object,
-		      struct link *link)
-{
-	const char *driver = json_string(object, "driver");
-	struct json_object *file;
-	int r;
-
-	if (driver && is_file_driver(driver))
-		return json_file(image, object, link);
-	if (!driver && json_string(object, "filename"))
-		return json_file(image, object, link);
-	if (driver && format_of_name(driver) == FORMAT_UNKNOWN)
-		return json_protocol(image, driver, NULL, link);
-	r = json_check_keys(image, object, true);
-	if (r < 0)
-		return r;
-	link->format = text_copy(driver);
-	if (json_object_object_get_ex(object, "file", &file))
-		return json_file(image, file, link);
-	return json_protocol(image, json_string(object, "file.driver"),
-			     json_string(object, "file.filename"), link);
-}
-
-static int parse_json_link(const struct image *image, struct link *link)
-{
-	struct json_object *object;
-	int r;
-
-	object = json_tokener_parse(image->backing + strlen("json:"));
-	if (json_object_is_type(object, json_type_object))
-		r = json_parse(image, object, link);
-	else
-		r = report_fail(EMEDIUMTYPE,
-				"%s: backing name is not valid JSON: %s.",
-				image->path, image->backing);
-	json_object_put(object);
-	return r;
-}
-
-static int parse_link(const struct image *image, struct link *link)
-{
-	const char *name = image->backing;
-
-	memset(link, 0, sizeof(*link));
-	if (!strncmp(name, "json:", 5))
-		return parse_json_link(image, link);
-	if (!strncmp(name, "file:", 5))
-		name += 5;
-	else if (has_protocol(name))
-		return report_fail(EOPNOTSUPP,
-				   "%s: backing file '%s' is neither a file nor a block device.",
-				   image->path, name);
-	link->name = text_copy(name);
-	return 0;
-}
-
 static int link_format(const struct image *image, const struct link *link,
 		       const char *path, struct formats *formats,
 		       enum image_format *format)
@@ -272,17 +103,16 @@ int backing_of(const struct image *image, struct formats *formats, char **path,
 	int r;
 
 	*path = NULL;
-	r = parse_link(image, &link);
+	r = link_parse(image->path, image->backing, &link);
 	if (!r) {
-		*path = beside(image->path, link.name);
+		*path = link_beside(image->path, link.name);
 		r = access(*path, F_OK) == 0 ? 0 :
 			report_errno(errno, "Backing file %s of %s", *path,
 				     image->path);
 	}
 	if (!r)
 		r = link_format(image, &link, *path, formats, format);
-	free(link.name);
-	free(link.format);
+	link_free(&link);
 	if (r < 0) {
 		free(*path);
 		*path = NULL;
@@ -294,7 +124,8 @@ char *backing_name(const struct image *image)
 {
 	struct link link = { NULL, NULL };
 
-	if (image->backing && parse_link(image, &link) < 0) {
+	if (image->backing &&
+	    link_parse(image->path, image->backing, &link) < 0) {
 		free(link.name);
 		link.name = NULL;
 	}
@@ -382,5 +213,5 @@ char *backing_link(const char *overlay, const char *backing)
 	    !strncmp(overlay, "/dev/", 5))
 		return text_copy(backing);
 	/* "a:b" would be a protocol. */
-	return text("%s%s", has_protocol(name) ? "./" : "", name);
+	return text("%s%s", link_has_protocol(name) ? "./" : "", name);
 }

@@ -14,6 +14,7 @@
 #include "jobdev.h"
 #include "layerword.h"
 #include "leftover.h"
+#include "link.h"
 #include "look.h"
 #include "message.h"
 #include "pivot.h"
@@ -393,9 +394,7 @@ static bool leads_to(const struct image *overlay, const char *link,
 	bool same;
 	char *path;
 
-	path = link[0] == '/' ? text_copy(link) :
-		text("%.*s%s", (int)(strrchr(overlay->path, '/') -
-				     overlay->path + 1), overlay->path, link);
+	path = link_beside(overlay->path, link);
 	same = image_id_of_path(path, &id) && image_id_equal(&id, wanted);
 	free(path);
 	return same;

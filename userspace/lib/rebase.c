@@ -13,6 +13,7 @@
 #include "differ.h"
 #include "fate.h"
 #include "jobdev.h"
+#include "link.h"
 #include "message.h"
 #include "pivot.h"
 #include "recover.h"
@@ -64,15 +65,6 @@ static enum image_format format_of(const struct rebase *rebase)
 	return *rebase->link ? format_of_name(rebase->format) : FORMAT_UNKNOWN;
 }
 
-/* Where the link leads to, seen from the image */
-static char *path_of_link(const struct image *image, const char *link)
-{
-	if (*link == '/')
-		return text_copy(link);
-	return text("%.*s%s", (int)(strrchr(image->path, '/') - image->path + 1),
-		    image->path, link);
-}
-
 static int check_fresh(const struct work *work)
 {
 	const struct image *top = &work->what->live->chain.layers[0];
@@ -100,7 +92,7 @@ static int open_fresh(struct work *work)
 
 	if (!*what->link)
 		return 0;
-	path = path_of_link(&what->live->chain.layers[0], what->link);
+	path = link_beside(what->live->chain.layers[0].path, what->link);
 	given = text("%s=%s", path, what->format);
 	r = formats_add(what->formats, given);
 	if (!r)
