@@ -25,8 +25,7 @@ static void add_version3(struct json_object *data, const struct image *image)
 
 	if (image->data_file) {
 		json_set_string(data, "data-file", image->data_file);
-		json_set_bool(data, "data-file-raw",
-			      !!(h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW));
+		json_set_bool(data, "data-file-raw", qcow2_raw_data(h));
 	}
 	json_set_bool(data, "corrupt",
 		      !!(h->incompatible & QCOW2_INCOMPAT_CORRUPT));

@@ -202,7 +202,7 @@ static char *table_params(const struct opening *opening)
 	for (i = 0; i < count; i++) {
 		layers = grow_array(layers, i, sizeof(*layers));
 		layers[i].format = opening->chain.layers[i].format;
-		layers[i].device = opening->attached[i].device;
+		attach_show(&opening->attached[i], &layers[i]);
 	}
 	if (opening->snapshot)
 		feature = view_feature(opening->snapshot);

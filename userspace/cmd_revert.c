@@ -109,7 +109,7 @@ static void print_closed_plan(const struct closedsnap *snap,
 	unsigned int i;
 
 	for (i = 0; i < below; i++)
-		fate_add(plan, FATE_UNNEEDED, chain->layers[i].path);
+		fate_add_image(plan, FATE_UNNEEDED, &chain->layers[i]);
 	fate_plan(plan, json);
 }
 

@@ -17,15 +17,33 @@
 #include "recover.h"
 #include "report.h"
 
-/* Length and allocation of a file that a layer is in */
-static bool file_of(const struct device_layer *layer, struct stat *st)
+/* Length and allocation of a file that a layer, or its data, is in */
+static bool file_of(const struct image_id *wanted, const char *path,
+		    struct stat *st)
 {
 	struct image_id id;
 
-	if (layer->id.block || !image_id_of_path(layer->path, &id) ||
-	    !image_id_equal(&id, &layer->id))
+	if (wanted->block || !image_id_of_path(path, &id) ||
+	    !image_id_equal(&id, wanted))
 		return false;
-	return stat(layer->path, st) == 0 && S_ISREG(st->st_mode);
+	return stat(path, st) == 0 && S_ISREG(st->st_mode);
+}
+
+static struct json_object *data_json(const struct device_layer *layer)
+{
+	struct json_object *object = json_object_new_object();
+	char *device = path_of_device(layer->data);
+	struct stat st;
+
+	json_set_string(object, "filename", layer->data_path);
+	json_set_string(object, "device", device);
+	if (file_of(&layer->data_id, layer->data_path, &st)) {
+		json_set_number(object, "file-length", st.st_size);
+		json_set_number(object, "file-allocated",
+				(uint64_t)st.st_blocks * 512);
+	}
+	free(device);
+	return object;
 }
 
 static struct json_object *layer_json(const struct device_layer *layer)
@@ -37,11 +55,13 @@ static struct json_object *layer_json(const struct device_layer *layer)
 	json_set_string(object, "image", layer->path);
 	json_set_string(object, "format", format_name(layer->format));
 	json_set_string(object, "device", device);
-	if (file_of(layer, &st)) {
+	if (file_of(&layer->id, layer->path, &st)) {
 		json_set_number(object, "file-length", st.st_size);
 		json_set_number(object, "file-allocated",
 				(uint64_t)st.st_blocks * 512);
 	}
+	if (layer->data)
+		json_object_object_add(object, "data-file", data_json(layer));
 	free(device);
 	return object;
 }
@@ -96,19 +116,36 @@ static void print_json(const struct device *device,
 	report_json(object);
 }
 
-static void print_layer(const struct device_layer *layer, unsigned int number)
+static void print_file(const struct image_id *id, const char *path)
 {
-	char *device = path_of_device(layer->device);
 	char length[SIZE_TEXT], allocated[SIZE_TEXT];
 	struct stat st;
 
+	if (!file_of(id, path, &st))
+		return;
+	printf("            file length %llu (%s), allocated %s\n",
+	       (unsigned long long)st.st_size, size_text(st.st_size, length),
+	       size_text((uint64_t)st.st_blocks * 512, allocated));
+}
+
+static void print_data(const struct device_layer *layer)
+{
+	char *device = path_of_device(layer->data);
+
+	printf("            data in %s, %s\n", layer->data_path, device);
+	print_file(&layer->data_id, layer->data_path);
+	free(device);
+}
+
+static void print_layer(const struct device_layer *layer, unsigned int number)
+{
+	char *device = path_of_device(layer->device);
+
 	printf("  layer %u:  %s, %s, %s\n", number, layer->path,
 	       format_name(layer->format), device);
-	if (file_of(layer, &st))
-		printf("            file length %llu (%s), allocated %s\n",
-		       (unsigned long long)st.st_size,
-		       size_text(st.st_size, length),
-		       size_text((uint64_t)st.st_blocks * 512, allocated));
+	print_file(&layer->id, layer->path);
+	if (layer->data)
+		print_data(layer);
 	free(device);
 }
 

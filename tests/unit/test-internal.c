@@ -209,7 +209,7 @@ static int read_table(void)
 static void test_unfit(void **state)
 {
 	(void)state;
-	run("qemu-img create -q -f qcow2 -o data_file=build/internal/data build/internal/a 4M");
+	run("cd build/internal && qemu-img create -q -f qcow2 -o data_file=data a 4M");
 	assert_int_equal(edit(INTERNAL_CREATE, "one"), -EOPNOTSUPP);
 	run("qemu-img create -q -f raw build/internal/a 4M");
 	assert_int_equal(edit(INTERNAL_CREATE, "one"), -EMEDIUMTYPE);

@@ -131,10 +131,10 @@ bool __wrap_device_load(const char *name, struct device *device)
 	device->dm = __wrap_dm_query(name);
 	device->sectors = vm->sectors;
 	device->layers = grow_array(NULL, 0, sizeof(*device->layers));
+	memset(device->layers, 0, sizeof(*device->layers));
 	device->count = 1;
 	device->layers[0].format = FORMAT_QCOW2;
 	device->layers[0].path = absolute_path(IMAGE);
-	device->layers[0].device = 0;
 	image_id_of_path(IMAGE, &device->layers[0].id);
 	device->features = text_copy("");
 	return true;

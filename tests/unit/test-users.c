@@ -135,6 +135,23 @@ static void test_left(void **state)
 	run("rm dir/merged dir/other");
 }
 
+/* An external data file fares as its image does. */
+static void test_data_file(void **state)
+{
+	run("cd dir && qemu-img create -q -f qcow2 -o data_file=two.data two 1M");
+	run("cd dir && qemu-img rebase -q -u -b one -F qcow2 two");
+	assert_int_equal(check_range(0, 3, NULL, false), 0);
+	overlay("dir/other", "two.data", "raw");
+	assert_int_equal(check_range(1, 1, NULL, false), -EBUSY);
+	assert_int_equal(check_range(2, 2, NULL, false), 0);
+	run("rm dir/other; cp dir/two dir/twin");
+	assert_int_equal(check_range(1, 1, NULL, false), -EBUSY);
+	assert_int_equal(check_range(0, 0, NULL, false), 0);
+	run("rm dir/twin dir/two.data");
+	assert_int_equal(check_range(1, 1, NULL, false), -ENOENT);
+	overlay("dir/two", "one", "qcow2");
+}
+
 /* A raw base, by an overlay that does not tell the format */
 static void test_no_format(void **state)
 {
@@ -206,6 +223,7 @@ int main(void)
 		cmocka_unit_test(test_none),
 		cmocka_unit_test(test_beside),
 		cmocka_unit_test(test_left),
+		cmocka_unit_test(test_data_file),
 		cmocka_unit_test(test_no_format),
 		cmocka_unit_test(test_search),
 		cmocka_unit_test(test_above),

@@ -253,14 +253,51 @@ static int attach_read_file(const struct image *image, bool change,
 	return 0;
 }
 
-int attach_read(const struct image *image, bool change,
-		struct attachment *attachment)
+static int attach_read_one(const struct image *image, bool change,
+			   struct attachment *attachment)
 {
 	*attachment = attach_empty();
 	attachment->length = image->length;
 	return image->is_device ?
 		attach_read_device(image, change, attachment) :
 		attach_read_file(image, change, attachment);
+}
+
+/* What is to be done to an image and to its external data file */
+typedef int (*attach_fn)(const struct image *image, bool change,
+			 struct attachment *attachment);
+
+static int attach_data(const struct image *image, bool change, attach_fn fn,
+		       struct attachment *attachment)
+{
+	struct image data;
+	int r;
+
+	if (!image_external(image))
+		return 0;
+	attachment->data = grow_array(NULL, 0, sizeof(*attachment->data));
+	*attachment->data = attach_empty();
+	r = image_open_data(image, &data);
+	if (!r)
+		r = fn(&data, change, attachment->data);
+	image_close(&data);
+	return r;
+}
+
+int attach_read(const struct image *image, bool change,
+		struct attachment *attachment)
+{
+	int r = attach_read_one(image, change, attachment);
+
+	return r < 0 ? r : attach_data(image, change, attach_read_one,
+				       attachment);
+}
+
+void attach_show(const struct attachment *attachment,
+		 struct device_layer *layer)
+{
+	layer->device = attachment->device;
+	layer->data = attachment->data ? attachment->data->device : 0;
 }
 
 /* A device that is mounted or part of something else is not ours to write. */
@@ -277,8 +314,8 @@ static int check_exclusive(const struct image *image)
 	return 0;
 }
 
-int attach_write_lock(const struct image *image, bool change,
-		      struct attachment *attachment)
+static int lock_one(const struct image *image, bool change,
+		    struct attachment *attachment)
 {
 	struct stat st;
 	int r = 0;
@@ -301,6 +338,14 @@ int attach_write_lock(const struct image *image, bool change,
 	return 0;
 }
 
+int attach_write_lock(const struct image *image, bool change,
+		      struct attachment *attachment)
+{
+	int r = lock_one(image, change, attachment);
+
+	return r < 0 ? r : attach_data(image, change, lock_one, attachment);
+}
+
 static int test_read_lock(const struct image *image)
 {
 	int fd = image_reopen(image, O_RDONLY), r;
@@ -312,7 +357,7 @@ static int test_read_lock(const struct image *image)
 	return r;
 }
 
-int attach_check_unused(const struct image *image, enum role role)
+static int check_unused(const struct image *image, enum role role)
 {
 	struct attachment attachment;
 	struct image_user user;
@@ -322,8 +367,22 @@ int attach_check_unused(const struct image *image, enum role role)
 		return device_refuse(image->path, &user);
 	if (role == ROLE_READ)
 		return test_read_lock(image);
-	r = attach_write_lock(image, false, &attachment);
+	r = lock_one(image, false, &attachment);
 	attach_release(&attachment, false);
+	return r;
+}
+
+int attach_check_unused(const struct image *image, enum role role)
+{
+	int r = check_unused(image, role);
+	struct image data;
+
+	if (r < 0 || !image_external(image))
+		return r;
+	r = image_open_data(image, &data);
+	if (!r)
+		r = check_unused(&data, role);
+	image_close(&data);
 	return r;
 }
 
@@ -388,8 +447,8 @@ static int pad_file(const struct image *image, int fd, unsigned int block)
 	return 0;
 }
 
-int attach_write(const struct image *image, bool grow,
-		 struct attachment *attachment)
+static int write_one(const struct image *image, bool grow,
+		     struct attachment *attachment)
 {
 	struct loop *loop = &attachment->loop;
 	int fd = attachment->file, r;
@@ -414,6 +473,31 @@ int attach_write(const struct image *image, bool grow,
 	if (!r && fsync(fd) < 0)
 		r = report_errno(errno, "Cannot write %s", image->path);
 	return r;
+}
+
+/* Without disk space: what the data file lacks reads as zeroes. */
+static int write_data(const struct image *image, struct attachment *attachment)
+{
+	struct image data;
+	int r;
+
+	r = image_open_data(image, &data);
+	if (!r && !data.is_device && data.length < image->size &&
+	    ftruncate(attachment->file, round_up(image->size, 512)) < 0)
+		r = report_errno(errno, "Cannot make %s longer", data.path);
+	if (!r)
+		r = write_one(&data, false, attachment);
+	image_close(&data);
+	return r;
+}
+
+int attach_write(const struct image *image, bool grow,
+		 struct attachment *attachment)
+{
+	int r = write_one(image, grow, attachment);
+
+	return r < 0 || !attachment->data ? r :
+		write_data(image, attachment->data);
 }
 
 int attach_extend(const struct image *image, uint64_t length)
@@ -442,6 +526,9 @@ int attach_extend(const struct image *image, uint64_t length)
 
 void attach_release(struct attachment *attachment, bool used)
 {
+	if (attachment->data)
+		attach_release(attachment->data, used);
+	free(attachment->data);
 	if (attachment->holder && !used)
 		loop_clear(&attachment->loop);
 	if (attachment->hold >= 0)

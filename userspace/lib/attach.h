@@ -10,6 +10,9 @@
  *   file, ROLE_WRITE   a loop device of its own; the file is made longer
  *   block device       itself, and a loop device that only holds the locks
  *
+ * An external data file is attached with its image, in the same role and in the
+ * same ways; to be written it becomes at least as long as the image's disk.
+ *
  * Until a table uses it, an attachment lives by a descriptor of this process:
  * if the process dies, the kernel clears it. Only the loop devices that hold
  * locks of block devices stay, and are cleared by the next command (recover.h)
@@ -20,6 +23,7 @@
 #ifndef ATTACH_H
 #define ATTACH_H
 
+#include "device.h"
 #include "image.h"
 #include "lock.h"
 #include "loop.h"
@@ -32,6 +36,7 @@
  * @holder: a new loop device holds the locks of a block device
  * @loop: that one
  * @length: of the file before it was made longer
+ * @data: of the external data file, or NULL
  */
 struct attachment {
 	dev_t device;
@@ -40,6 +45,7 @@ struct attachment {
 	bool holder;
 	struct loop loop;
 	uint64_t length;
+	struct attachment *data;
 };
 
 /**
@@ -107,6 +113,10 @@ int attach_write(const struct image *image, bool grow,
  * Return: 0 or an error, reported.
  */
 int attach_extend(const struct image *image, uint64_t length);
+
+/** attach_show() - name what was attached in a layer of a table line */
+void attach_show(const struct attachment *attachment,
+		 struct device_layer *layer);
 
 /** attach_empty() - an attachment of nothing, for attach_release() */
 struct attachment attach_empty(void);

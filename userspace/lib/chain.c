@@ -188,6 +188,11 @@ void chain_close(struct chain *chain)
 	chain->layers = NULL;
 }
 
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
 bool chain_same(const struct chain *a, const struct chain *b)
 {
 	unsigned int i;
@@ -198,7 +203,8 @@ bool chain_same(const struct chain *a, const struct chain *b)
 		if (!image_id_equal(&a->layers[i].id, &b->layers[i].id) ||
 		    a->layers[i].size != b->layers[i].size ||
 		    a->layers[i].length != b->layers[i].length ||
-		    a->layers[i].format != b->layers[i].format)
+		    a->layers[i].format != b->layers[i].format ||
+		    !same_text(a->layers[i].data_file, b->layers[i].data_file))
 			return false;
 	}
 	return true;

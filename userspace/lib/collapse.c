@@ -124,11 +124,12 @@ static struct json_object *describe_active(const struct collapse *collapse)
 			continue;
 		fate_add(plan, FATE_READ, layer_of(collapse, i)->path);
 		if (collapse->remove)
-			fate_add(plan, FATE_DELETED,
-				 layer_of(collapse, i)->path);
+			fate_add_image(plan, FATE_DELETED,
+				       layer_of(collapse, i));
 		else
-			fate_add(plan, collapse->up || !i ? FATE_UNNEEDED :
-				 FATE_INVALID, layer_of(collapse, i)->path);
+			fate_add_image(plan, collapse->up || !i ?
+				       FATE_UNNEEDED : FATE_INVALID,
+				       layer_of(collapse, i));
 	}
 	fate_add(plan, FATE_WRITTEN, layer_of(collapse, dest)->path);
 	if (!collapse->up &&
@@ -196,15 +197,19 @@ static int note_result(const struct collapse *collapse,
 static void add_left(const struct collapse *collapse, struct json_object *plan)
 {
 	struct json_object *left = collapse->live->left, *layer;
-	enum fate fate = collapse->up ? FATE_UNNEEDED : FATE_INVALID;
+	enum fate fate = collapse->remove ? FATE_DELETED :
+		collapse->up ? FATE_UNNEEDED : FATE_INVALID;
+	const char *data;
 	size_t i;
 
 	if (!left || !collapse->live->again)
 		return;
 	for (i = 0; i < json_object_array_length(left); i++) {
 		layer = json_object_array_get_idx(left, i);
-		fate_add(plan, collapse->remove ? FATE_DELETED : fate,
-			 json_string(layer, "path"));
+		fate_add(plan, fate, json_string(layer, "path"));
+		data = json_string(layer, "data-file");
+		if (data)
+			fate_add(plan, fate, data);
 	}
 }
 

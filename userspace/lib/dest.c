@@ -86,6 +86,27 @@ static int note_length(const struct dest *dest)
 	return job_note(note);
 }
 
+/* As long as the image is to be; attach_write() makes it as long as it is. */
+static int grow_data(struct dest *dest, uint64_t size)
+{
+	const struct attachment *data = dest->writes.data;
+	struct image file;
+	int r;
+
+	if (!data || data->length >= size)
+		return 0;
+	r = image_open_data(image_of(dest), &file);
+	if (!r && file.is_device)
+		r = report_fail(ENOSPC,
+				"%s is too small: it has %llu bytes, and %llu are needed.",
+				file.path, (unsigned long long)file.length,
+				(unsigned long long)size);
+	else if (!r && ftruncate(data->file, round_up(size, 512)) < 0)
+		r = report_errno(errno, "Cannot make %s longer", file.path);
+	image_close(&file);
+	return r;
+}
+
 static int attach(struct dest *dest, uint64_t size)
 {
 	int r;
@@ -97,6 +118,8 @@ static int attach(struct dest *dest, uint64_t size)
 		r = dest_check(dest->live, dest->index, size);
 	if (!r)
 		r = grow_raw(dest, size);
+	if (!r)
+		r = grow_data(dest, size);
 	if (r < 0)
 		return r;
 	dest->floor = dest->writes.length;
@@ -110,6 +133,11 @@ static int attach(struct dest *dest, uint64_t size)
 	return r < 0 ? r : live_reread(dest->live, dest->index);
 }
 
+static dev_t data_device(const struct dest *dest)
+{
+	return dest->writes.data ? dest->writes.data->device : 0;
+}
+
 /* The chain's device is to read what is written from now on. */
 static int read_through(struct dest *dest)
 {
@@ -119,11 +147,12 @@ static int read_through(struct dest *dest)
 	int r;
 
 	/* Block devices are what they were. */
-	if (device->layers[dest->index].device == dest->writes.device)
+	if (device->layers[dest->index].device == dest->writes.device &&
+	    device->layers[dest->index].data == data_device(dest))
 		return 0;
 	layers = grow_array(NULL, device->count, sizeof(*layers));
 	memcpy(layers, device->layers, device->count * sizeof(*layers));
-	layers[dest->index].device = dest->writes.device;
+	attach_show(&dest->writes, &layers[dest->index]);
 	pivot.layers = layers;
 	r = pivot_run(device, &pivot);
 	free(layers);
@@ -188,7 +217,7 @@ static int create_device(struct dest *dest, const struct device_layer *below,
 	int r;
 
 	layers[0].format = FORMAT_QCOW2;
-	layers[0].device = dest->writes.device;
+	attach_show(&dest->writes, &layers[0]);
 	if (count)
 		memcpy(layers + 1, below, count * sizeof(*layers));
 	r = jobdev_create("to", layers, count + 1, device_sectors_of(size),

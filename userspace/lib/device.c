@@ -7,6 +7,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/major.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,9 +104,9 @@ static char *tail_path(dev_t device)
 }
 
 /* Is it one of our tail devices? Its UUID tells which file it is. */
-static bool resolve_tail(struct device_layer *layer)
+static bool resolve_tail(dev_t device, struct image_id *id, char **path)
 {
-	char *uuid = sysfs_line(layer->device, "dm/uuid");
+	char *uuid = sysfs_line(device, "dm/uuid");
 	unsigned long long dev, ino;
 	bool tail;
 
@@ -113,26 +114,35 @@ static bool resolve_tail(struct device_layer *layer)
 	free(uuid);
 	if (!tail)
 		return false;
-	layer->id.block = false;
-	layer->id.dev = dev;
-	layer->id.ino = ino;
-	layer->path = tail_path(layer->device);
+	id->block = false;
+	id->dev = dev;
+	id->ino = ino;
+	*path = tail_path(device);
 	return true;
+}
+
+/* The file or device behind a block device of a table, and its name */
+static void resolve_device(dev_t device, struct image_id *id, char **path)
+{
+	struct loop loop;
+
+	*path = NULL;
+	*id = image_id_of_device(device);
+	if (major(device) == LOOP_MAJOR && loop_open(minor(device), &loop)) {
+		*path = text_copy(loop.path);
+		loop_close(&loop);
+	} else if (!resolve_tail(device, id, path)) {
+		*path = path_of_device(device);
+	}
 }
 
 static void resolve_layer(struct device_layer *layer)
 {
-	struct loop loop;
-
-	layer->path = NULL;
-	layer->id = image_id_of_device(layer->device);
-	if (major(layer->device) == LOOP_MAJOR &&
-	    loop_open(minor(layer->device), &loop)) {
-		layer->path = text_copy(loop.path);
-		loop_close(&loop);
-	} else if (!resolve_tail(layer)) {
-		layer->path = path_of_device(layer->device);
-	}
+	resolve_device(layer->device, &layer->id, &layer->path);
+	layer->data_path = NULL;
+	memset(&layer->data_id, 0, sizeof(layer->data_id));
+	if (layer->data)
+		resolve_device(layer->data, &layer->data_id, &layer->data_path);
 }
 
 /* The names that the images were opened by say more than the kernel's. */
@@ -158,18 +168,27 @@ static void use_known_paths(struct device *device)
 	json_object_put(state);
 }
 
-static bool parse_layer(char **words, struct device_layer *layer)
+static bool parse_device(const char *word, dev_t *device)
 {
 	unsigned int major, minor;
+
+	if (sscanf(word, "%u:%u", &major, &minor) != 2)
+		return false;
+	*device = makedev(major, minor);
+	return true;
+}
+
+static bool parse_layer(char **words, struct device_layer *layer)
+{
 	char *format = strsep(words, " ");
 	char *device = strsep(words, " ");
 	char *data = strsep(words, " ");
 
-	if (!data || sscanf(device, "%u:%u", &major, &minor) != 2)
+	if (!data || !parse_device(device, &layer->device))
 		return false;
 	layer->format = format_of_name(format);
-	layer->device = makedev(major, minor);
-	return true;
+	layer->data = 0;
+	return !strcmp(data, "-") || parse_device(data, &layer->data);
 }
 
 static void keep_feature(struct device *device, const char *word)
@@ -252,14 +271,51 @@ bool device_load(const char *name, struct device *device)
 
 void device_free(struct device *device)
 {
-	while (device->count)
+	while (device->count) {
 		free(device->layers[--device->count].path);
+		free(device->layers[device->count].data_path);
+	}
 	free(device->layers);
 	free(device->features);
 	free(device->snapshot);
 	device->layers = NULL;
 	device->features = NULL;
 	device->snapshot = NULL;
+}
+
+static int hold(dev_t device)
+{
+	char *path = path_of_device(device);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	free(path);
+	return fd;
+}
+
+int *device_hold(const struct device *device)
+{
+	int *held = NULL;
+	unsigned int i;
+
+	for (i = 0; i < device->count; i++) {
+		held = grow_array(held, 2 * i, sizeof(*held));
+		held[2 * i] = hold(device->layers[i].device);
+		held = grow_array(held, 2 * i + 1, sizeof(*held));
+		held[2 * i + 1] = device->layers[i].data ?
+			hold(device->layers[i].data) : -1;
+	}
+	return held;
+}
+
+void device_release(const struct device *device, int *held)
+{
+	unsigned int count = held ? 2 * device->count : 0;
+
+	while (count--) {
+		if (held[count] >= 0)
+			close(held[count]);
+	}
+	free(held);
 }
 
 int device_name_check(const char *name)
@@ -297,6 +353,13 @@ struct search {
 	struct image_user *user;
 };
 
+static bool layer_has(const struct device_layer *layer,
+		      const struct image_id *id)
+{
+	return image_id_equal(&layer->id, id) ||
+		(layer->data && image_id_equal(&layer->data_id, id));
+}
+
 static bool visit_device(const char *name, void *data)
 {
 	const struct search *search = data;
@@ -311,7 +374,7 @@ static bool visit_device(const char *name, void *data)
 		user->layer = i;
 		user->writes = !i && !device.dm.read_only;
 		user->snapshot = !i && device.snapshot;
-		found = image_id_equal(&device.layers[i].id, search->id) &&
+		found = layer_has(&device.layers[i], search->id) &&
 			search->counts(user);
 	}
 	snprintf(user->name, sizeof(user->name), "%s", device.name);
@@ -399,11 +462,14 @@ char *device_params(const struct device_layer *layers, unsigned int count,
 	unsigned int i;
 
 	for (i = 0; i < count; i++) {
-		longer = text("%s %s %u:%u -", params,
+		longer = text("%s %s %u:%u", params,
 			      format_name(layers[i].format),
 			      major(layers[i].device), minor(layers[i].device));
 		free(params);
-		params = longer;
+		params = layers[i].data ?
+			text("%s %u:%u", longer, major(layers[i].data),
+			     minor(layers[i].data)) : text("%s -", longer);
+		free(longer);
 	}
 	if (zero_from != ZERO_FROM_NONE)
 		longer = text("%s %u%s zero_from %llu", params,

@@ -15,12 +15,18 @@
  * @device: the block device in the table
  * @id: the image behind it
  * @path: name of that image: as it was opened, or else as the kernel has it
+ * @data: the data device in the table, or 0
+ * @data_id: the external data file behind it
+ * @data_path: name of that file, or NULL
  */
 struct device_layer {
 	enum image_format format;
 	dev_t device;
 	struct image_id id;
 	char *path;
+	dev_t data;
+	struct image_id data_id;
+	char *data_path;
 };
 
 /**
@@ -81,6 +87,19 @@ struct image_user {
  */
 bool device_load(const char *name, struct device *device);
 
+/**
+ * device_hold() - keep the block devices of its layers
+ * @device: as loaded
+ *
+ * Loop devices of a table, and others of ours, go with it else.
+ *
+ * Return: descriptors, for device_release().
+ */
+int *device_hold(const struct device *device);
+
+/** device_release() - end of device_hold() */
+void device_release(const struct device *device, int *held);
+
 /** device_free() - free what device_load() filled */
 void device_free(struct device *device);
 
@@ -96,7 +115,7 @@ int device_inactive(const char *name);
 
 /**
  * device_uses() - is an image part of an open chain?
- * @id: the image
+ * @id: the image, or an external data file
  * @writer: look for a device that writes to it only
  * @user: result
  *

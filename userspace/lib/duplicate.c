@@ -201,7 +201,7 @@ static struct device_layer *new_layers(const struct work *work,
 
 	layers = grow_array(NULL, device->count, sizeof(*layers));
 	layers[0].format = work->what->format;
-	layers[0].device = work->attached.device;
+	attach_show(&work->attached, &layers[0]);
 	*count = 1;
 	if (work->what->shallow) {
 		memcpy(layers + 1, device->layers + 1,
@@ -487,7 +487,7 @@ static struct json_object *describe(const struct work *work)
 	for (i = 0; i < depth(work->what); i++) {
 		fate_add(plan, FATE_READ, chain->layers[i].path);
 		if (work->what->pivot)
-			fate_add(plan, FATE_UNNEEDED, chain->layers[i].path);
+			fate_add_image(plan, FATE_UNNEEDED, &chain->layers[i]);
 	}
 	fate_add(plan, FATE_WRITTEN, work->path);
 	return plan;

@@ -53,6 +53,17 @@ void fate_add(struct json_object *plan, enum fate fate, const char *path)
 			      json_object_new_string(path));
 }
 
+void fate_add_image(struct json_object *plan, enum fate fate,
+		    const struct image *image)
+{
+	char *data;
+
+	fate_add(plan, fate, image->path);
+	if (image_data_path(image, &data) == 0 && data)
+		fate_add(plan, fate, data);
+	free(data);
+}
+
 void fate_link(struct json_object *plan, const char *path, const char *link)
 {
 	struct json_object *relink = json_object_new_object();

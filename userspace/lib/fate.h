@@ -9,6 +9,8 @@
 #include <json-c/json.h>
 #include <stdbool.h>
 
+#include "image.h"
+
 /**
  * enum fate - what becomes of an image
  * @FATE_READ: it is read
@@ -30,6 +32,10 @@ struct json_object *fate_new(const char *operation);
 
 /** fate_add() - an image */
 void fate_add(struct json_object *plan, enum fate fate, const char *path);
+
+/** fate_add_image() - an image with its external data file */
+void fate_add_image(struct json_object *plan, enum fate fate,
+		    const struct image *image);
 
 /** fate_link() - a backing link that is changed; @link is NULL for none */
 void fate_link(struct json_object *plan, const char *path, const char *link);

@@ -64,9 +64,17 @@ static bool is_same_file(struct json_object *layer, const char *path)
 	return image_id_of_path(path, &now) && image_id_equal(&id, &now);
 }
 
-static void delete_unused(const struct chain *chain, struct json_object *layer)
+/* The plan names files as the layers do. */
+static bool is_to_go(struct json_object *notes, const char *path)
+{
+	return path && fate_is(member(notes, "plan"), FATE_DELETED, path);
+}
+
+static void delete_unused(struct json_object *notes, const struct chain *chain,
+			  struct json_object *layer)
 {
 	const char *path = json_string(layer, "path");
+	const char *data = json_string(layer, "data-file");
 	const struct users users = { .chain = chain };
 	const struct image *victim;
 	struct image image;
@@ -80,18 +88,13 @@ static void delete_unused(const struct chain *chain, struct json_object *layer)
 	if (!r)
 		r = users_check(&users, &victim, 1);
 	image_close(&image);
-	if (!r)
-		fate_delete_file(path);
-	else
+	if (r < 0) {
 		report_warn("%s, which was to be deleted, is kept.", path);
-}
-
-/* The plan names files as the layers do. */
-static bool is_to_go(struct json_object *notes, struct json_object *layer)
-{
-	const char *path = json_string(layer, "path");
-
-	return path && fate_is(member(notes, "plan"), FATE_DELETED, path);
+		return;
+	}
+	fate_delete_file(path);
+	if (is_to_go(notes, data))
+		fate_delete_file(data);
 }
 
 /* The highest one first, since it stands on the next. */
@@ -103,8 +106,8 @@ static void delete_all(struct json_object *notes, struct json_object *layers,
 
 	for (i = 0; layers && i < json_object_array_length(layers); i++) {
 		layer = json_object_array_get_idx(layers, i);
-		if (is_to_go(notes, layer))
-			delete_unused(chain, layer);
+		if (is_to_go(notes, json_string(layer, "path")))
+			delete_unused(notes, chain, layer);
 	}
 }
 

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "link.h"
 #include "report.h"
 
 const char *format_name(enum image_format format)
@@ -312,13 +313,81 @@ static const char *unsupported_feature(const struct image *image)
 {
 	const struct qcow2_header *h = &image->header;
 
-	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-		return "external data file";
 	if (h->crypt_method == 1)
-		return "AES encryption";
+		return "legacy AES encryption";
 	if (h->crypt_method == 2)
 		return "LUKS encryption";
 	return NULL;
+}
+
+int image_data_path(const struct image *image, char **path)
+{
+	*path = NULL;
+	if (!image_external(image))
+		return 0;
+	if (!image->data_file)
+		return report_fail(EMEDIUMTYPE,
+				   "%s does not record the name of its external data file: note it with 'qemu-img amend -o data_file=NAME'.",
+				   image->path);
+	/* Nobody looks at it as at a backing link: QEMU takes no protocol from it. */
+	*path = link_beside(image->path, image->data_file);
+	return 0;
+}
+
+int image_open_data(const struct image *image, struct image *data)
+{
+	char *path;
+	int r;
+
+	memset(data, 0, sizeof(*data));
+	data->fd = -1;
+	r = image_data_path(image, &path);
+	if (!r && access(path, F_OK) < 0)
+		r = report_errno(errno, "External data file %s of %s", path,
+				 image->path);
+	if (!r)
+		r = image_open(path, FORMAT_RAW, data);
+	free(path);
+	return r;
+}
+
+/* A file that is to be written can be made longer. */
+static int check_data_file(const struct image *image, bool role_write)
+{
+	struct image data;
+	int r;
+
+	r = image_open_data(image, &data);
+	if (!r && image_id_equal(&data.id, &image->id))
+		r = report_fail(EMEDIUMTYPE,
+				"%s names itself as its external data file.",
+				image->path);
+	if (!r && round_up(data.length, 512) < round_up(image->size, 512) &&
+	    (data.is_device || !role_write))
+		r = report_fail(EMEDIUMTYPE,
+				"External data file %s of %s is too short: %llu bytes for a virtual size of %llu.",
+				data.path, image->path,
+				(unsigned long long)data.length,
+				(unsigned long long)image->size);
+	image_close(&data);
+	return r;
+}
+
+static int check_data(const struct image *image, bool role_write)
+{
+	const struct qcow2_header *h = &image->header;
+
+	if (!image_external(image))
+		return 0;
+	if (role_write && h->nb_snapshots)
+		return report_fail(EOPNOTSUPP,
+				   "%s has internal snapshots and an external data file: writing would change the snapshots.",
+				   image->path);
+	if (role_write && qcow2_raw_data(h) && image->backing)
+		return report_fail(EMEDIUMTYPE,
+				   "%s has a backing file, and an external data file that is to be readable as a raw image (data_file_raw): not both can be.",
+				   image->path);
+	return check_data_file(image, role_write);
 }
 
 static int check_clean(const struct image *image)
@@ -340,6 +409,7 @@ int image_check_usable(const struct image *image, bool role_write)
 {
 	struct qcow2_fault fault;
 	uint64_t bytes = image->length;
+	int r;
 
 	if (!image->size)
 		return report_fail(EMEDIUMTYPE, "%s has a virtual size of 0.",
@@ -358,7 +428,8 @@ int image_check_usable(const struct image *image, bool role_write)
 		bytes = round_up(bytes, 512);
 	if (qcow2_header_check_bounds(&image->header, bytes, &fault) < 0)
 		return image_fault(image, &fault);
-	return role_write ? check_clean(image) : 0;
+	r = check_data(image, role_write);
+	return !r && role_write ? check_clean(image) : r;
 }
 
 static uint64_t be64_at(const void *table, uint64_t index)
@@ -584,7 +655,8 @@ uint64_t image_need(const struct image *image)
 {
 	const struct qcow2_header *h = &image->header;
 	uint64_t cluster = h->cluster_size;
-	uint64_t data = div_up(image->size, cluster);
+	uint64_t data = image_external(image) ? 0 :
+		div_up(image->size, cluster);
 	uint64_t l2 = qcow2_l1_entries(h, image->size);
 	uint64_t l1 = div_up((uint64_t)h->l1_size * 8, cluster);
 	uint64_t total, blocks = 0, table = 0, before;

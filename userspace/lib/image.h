@@ -120,6 +120,31 @@ int image_fault(const struct image *image, const struct qcow2_fault *fault);
  */
 int image_check_usable(const struct image *image, bool role_write);
 
+/** image_external() - is its guest data in an external data file? */
+static inline bool image_external(const struct image *image)
+{
+	return image->format == FORMAT_QCOW2 && qcow2_external(&image->header);
+}
+
+/**
+ * image_data_path() - path of the external data file of an image
+ * @image: the image
+ * @path: result, free() it; NULL where there is none
+ *
+ * Return: 0 or an error, reported: also where the image does not name it.
+ */
+int image_data_path(const struct image *image, char **path);
+
+/**
+ * image_open_data() - open the external data file of an image
+ * @image: image_external()
+ * @data: result, as a raw image; close it with image_close(), after errors as
+ *	well
+ *
+ * Return: 0 or an error, reported: also where the image names none.
+ */
+int image_open_data(const struct image *image, struct image *data);
+
 /**
  * image_used_end() - where the last cluster in use ends
  * @image: a qcow2 image; nobody writes it
@@ -164,7 +189,7 @@ int image_is_preallocated(const struct image *image);
 
 /**
  * image_need() - how long a file can get when the whole image is written
- * @image: a qcow2 image
+ * @image: a qcow2 image; an external data file is not counted
  *
  * Return: bytes, @image->length at least.
  */

@@ -138,6 +138,11 @@ static int choose(struct internal *in)
 	free(in->argument);
 	in->argument = NULL;
 	in->size = in->image.size;
+	/* Nothing counts who has the clusters of that file. */
+	if (image_external(&in->image))
+		return report_fail(EOPNOTSUPP,
+				   "%s has an external data file, with which there are no internal snapshots.",
+				   in->image.path);
 	r = snaptable_read(&in->image, &table);
 	if (!r)
 		r = choose_from(in, &table);
@@ -213,11 +218,6 @@ static int check_closed(const struct image *image)
 
 	if (device_uses(&image->id, false, &user))
 		return device_refuse(image->path, &user);
-	/* Nothing counts who has the clusters of that file. */
-	if (image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
-		return report_fail(EOPNOTSUPP,
-				   "%s has an external data file, with which there are no internal snapshots.",
-				   image->path);
 	return image_check_usable(image, true);
 }
 

@@ -140,7 +140,7 @@ static int attach_layer(struct device_layer *layer,
 	if (!r)
 		r = attach_read(&image, true, attachment);
 	if (!r)
-		layer->device = attachment->device;
+		attach_show(attachment, layer);
 	image_close(&image);
 	return r;
 }

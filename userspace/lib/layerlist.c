@@ -4,24 +4,33 @@
  */
 #include "layerlist.h"
 
+#include <stdlib.h>
+
 #include "report.h"
+
+static struct json_object *layer_json(const struct image *image)
+{
+	struct json_object *layer = json_object_new_object();
+	char *data;
+
+	json_set_string(layer, "path", image->path);
+	json_set_string(layer, "format", format_name(image->format));
+	json_set_bool(layer, "block", image->id.block);
+	json_set_number(layer, "dev", image->id.dev);
+	json_set_number(layer, "ino", image->id.ino);
+	if (image_data_path(image, &data) == 0 && data)
+		json_set_string(layer, "data-file", data);
+	free(data);
+	return layer;
+}
 
 struct json_object *layers_json(const struct chain *chain)
 {
-	struct json_object *layers = json_object_new_array(), *layer;
-	const struct image *image;
+	struct json_object *layers = json_object_new_array();
 	unsigned int i;
 
-	for (i = 0; i < chain->count; i++) {
-		image = &chain->layers[i];
-		layer = json_object_new_object();
-		json_set_string(layer, "path", image->path);
-		json_set_string(layer, "format", format_name(image->format));
-		json_set_bool(layer, "block", image->id.block);
-		json_set_number(layer, "dev", image->id.dev);
-		json_set_number(layer, "ino", image->id.ino);
-		json_object_array_add(layers, layer);
-	}
+	for (i = 0; i < chain->count; i++)
+		json_object_array_add(layers, layer_json(&chain->layers[i]));
 	return layers;
 }
 

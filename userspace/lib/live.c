@@ -134,7 +134,7 @@ static int create_chain(struct live *live, const struct attachment *attached)
 	for (i = 0; i < live->chain.count; i++) {
 		layers = grow_array(layers, i, sizeof(*layers));
 		layers[i].format = live->chain.layers[i].format;
-		layers[i].device = attached[i].device;
+		attach_show(&attached[i], &layers[i]);
 	}
 	r = jobdev_create("chain", layers, live->chain.count,
 			  device_sectors_of(live->chain.layers[0].size), true,
@@ -291,7 +291,7 @@ static int load_shorter(struct live *live, unsigned int first,
 	layers = grow_array(NULL, device->count, sizeof(*layers));
 	memcpy(layers, device->layers, device->count * sizeof(*layers));
 	if (reads != NO_LAYER)
-		layers[reads].device = attachment->device;
+		attach_show(attachment, &layers[reads]);
 	memmove(layers + first, layers + first + count,
 		(device->count - first - count) * sizeof(*layers));
 	pivot.layers = layers;

@@ -161,9 +161,9 @@ static int load_table(const struct livesnap *snap)
 	memcpy(layers + 1, device->layers + snap->below,
 	       count * sizeof(*layers));
 	layers[0].format = FORMAT_QCOW2;
-	layers[0].device = snap->writes.device;
+	attach_show(&snap->writes, &layers[0]);
 	if (!snap->below)
-		layers[1].device = snap->reads.device;
+		attach_show(&snap->reads, &layers[1]);
 	segment.params = device_params(layers, count + 1, zero_from,
 				       device->features,
 				       device->feature_words);
@@ -216,7 +216,6 @@ int livesnap_open(struct livesnap *snap, const char *name, const char *overlay)
 
 	snap->top.fd = -1;
 	snap->overlay.fd = -1;
-	snap->old_loop.fd = -1;
 	snap->reads = attach_empty();
 	snap->writes = attach_empty();
 	r = device_name_check(name);
@@ -243,6 +242,7 @@ static int check_given(struct livesnap *snap)
 
 int livesnap_plan(struct livesnap *snap, struct json_object **plan)
 {
+	const struct device_layer *layer;
 	unsigned int i;
 	char *link;
 	int r;
@@ -251,8 +251,12 @@ int livesnap_plan(struct livesnap *snap, struct json_object **plan)
 	if (r < 0)
 		return r;
 	*plan = fate_new(snap->image ? "revert" : "snapshot");
-	for (i = 0; i < snap->below; i++)
-		fate_add(*plan, FATE_UNNEEDED, snap->device.layers[i].path);
+	for (i = 0; i < snap->below; i++) {
+		layer = &snap->device.layers[i];
+		fate_add(*plan, FATE_UNNEEDED, layer->path);
+		if (layer->data_path)
+			fate_add(*plan, FATE_UNNEEDED, layer->data_path);
+	}
 	fate_add(*plan, FATE_WRITTEN, snap->overlay_path);
 	if (snap->existing)
 		return 0;
@@ -264,11 +268,9 @@ int livesnap_plan(struct livesnap *snap, struct json_object **plan)
 
 int livesnap_prepare(struct livesnap *snap)
 {
-	const struct image_id *top = &snap->device.layers[0].id;
 	int r;
 
-	if (!loop_find(top, LOOP_WRITE, &snap->old_loop))
-		snap->old_loop.fd = -1;
+	snap->held = device_hold(&snap->device);
 	r = livesnap_phase(snap, "prepare");
 	if (!r && !snap->existing)
 		r = make_overlay(snap);
@@ -281,7 +283,8 @@ void livesnap_release(struct livesnap *snap, bool used)
 {
 	attach_release(&snap->reads, used);
 	attach_release(&snap->writes, used);
-	loop_close(&snap->old_loop);
+	device_release(&snap->device, snap->held);
+	snap->held = NULL;
 }
 
 void livesnap_close(struct livesnap *snap)

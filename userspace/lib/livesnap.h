@@ -26,7 +26,7 @@
  * @top: that image
  * @overlay: the new one
  * @entry: in the journal
- * @old_loop: keeps the old top attached for writing while tables change
+ * @held: keeps the old table's devices while tables change
  * @reads: the old top in its new role, if it stays in the chain
  * @writes: the overlay
  */
@@ -41,7 +41,7 @@ struct livesnap {
 	struct image top;
 	struct image overlay;
 	struct json_object *entry;
-	struct loop old_loop;
+	int *held;
 	struct attachment reads;
 	struct attachment writes;
 };

@@ -192,11 +192,11 @@ struct json_object *merge_describe(const struct merge *merge)
 			continue;
 		fate_add(plan, FATE_READ, layer_of(merge, i)->path);
 		if (merge->remove)
-			fate_add(plan, FATE_DELETED, layer_of(merge, i)->path);
+			fate_add_image(plan, FATE_DELETED, layer_of(merge, i));
 		else
-			fate_add(plan, !merge->up && i > merge->first ?
-				 FATE_INVALID : FATE_UNNEEDED,
-				 layer_of(merge, i)->path);
+			fate_add_image(plan, !merge->up && i > merge->first ?
+				       FATE_INVALID : FATE_UNNEEDED,
+				       layer_of(merge, i));
 	}
 	fate_add(plan, FATE_WRITTEN, dest->path);
 	if (!merge->up && dest->size < size_wanted(merge))

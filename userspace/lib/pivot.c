@@ -5,10 +5,8 @@
 #include "pivot.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "kernel_status.h"
 #include "newimage.h"
@@ -66,37 +64,6 @@ int pivot_load(const struct device *device, const struct pivot *pivot)
 	return r;
 }
 
-static int hold_layer(dev_t device)
-{
-	char *path = path_of_device(device);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	free(path);
-	return fd;
-}
-
-/* Loop devices of the old table would clear themselves with it. */
-static int *hold_layers(const struct device *device)
-{
-	int *held = NULL;
-	unsigned int i;
-
-	for (i = 0; i < device->count; i++) {
-		held = grow_array(held, i, sizeof(*held));
-		held[i] = hold_layer(device->layers[i].device);
-	}
-	return held;
-}
-
-static void release_layers(int *held, unsigned int count)
-{
-	while (count--) {
-		if (held[count] >= 0)
-			close(held[count]);
-	}
-	free(held);
-}
-
 static int swap_one(const struct device *device)
 {
 	const struct freeze nothing = { 0 };
@@ -138,7 +105,7 @@ static void end(const struct device *device)
 int pivot_run(const struct device *device, const struct pivot *pivot)
 {
 	struct json_object *entry = begin(device, pivot);
-	int *held = hold_layers(device);
+	int *held = device_hold(device);
 	int r;
 
 	r = journal_write(entry);
@@ -149,7 +116,7 @@ int pivot_run(const struct device *device, const struct pivot *pivot)
 	if (!r)
 		r = swap_one(device);
 	end(device);
-	release_layers(held, device->count);
+	device_release(device, held);
 	json_object_put(entry);
 	return r;
 }

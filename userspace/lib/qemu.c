@@ -110,6 +110,20 @@ static struct json_object *node_of(const struct image *image)
 	return node_at(image->path, image->is_device, image->format);
 }
 
+/* QEMU would look for the data file in its working directory. */
+static struct json_object *node_with_data(const struct image *image)
+{
+	struct json_object *node = node_of(image);
+	struct image data;
+
+	if (!image_external(image))
+		return node;
+	if (image_open_data(image, &data) == 0)
+		json_object_object_add(node, "data-file", node_of(&data));
+	image_close(&data);
+	return node;
+}
+
 static struct json_object *node_of_zeroes(uint64_t size)
 {
 	struct json_object *node = json_object_new_object();
@@ -135,13 +149,13 @@ static char *name_of(struct json_object *node)
  */
 static char *name_alone(const struct image *image)
 {
-	return name_of(node_of(image));
+	return name_of(node_with_data(image));
 }
 
 /* QEMU makes the new part zeroes where what is below is longer. */
 static char *name_over(const struct image *image, struct json_object *below)
 {
-	struct json_object *node = node_of(image);
+	struct json_object *node = node_with_data(image);
 
 	if (below)
 		json_object_object_add(node, "backing", below);
@@ -177,7 +191,7 @@ int qemu_check(const struct image *image, bool repair,
 int qemu_resize(const struct image *image, const struct image *below,
 		bool hide, uint64_t size)
 {
-	struct json_object *node = below ? node_of(below) :
+	struct json_object *node = below ? node_with_data(below) :
 		hide ? node_of_zeroes(size) : NULL;
 	char *name = name_over(image, node), bytes[24];
 	const char *argv[MAX_ARGS] = {

@@ -164,7 +164,7 @@ static int create_fresh(struct work *work)
 		r = attach_read(&work->fresh.layers[i], false,
 				&work->attached[i]);
 		layers[i].format = work->fresh.layers[i].format;
-		layers[i].device = work->attached[i].device;
+		attach_show(&work->attached[i], &layers[i]);
 	}
 	/* Also those that were not come to are let go of later. */
 	for (; i < work->fresh.count; i++) {
@@ -327,7 +327,7 @@ static int load_fresh(struct work *work)
 	layers[0] = device->layers[0];
 	for (i = 0; i < work->fresh.count; i++) {
 		layers[i + 1].format = work->fresh.layers[i].format;
-		layers[i + 1].device = work->attached[i].device;
+		attach_show(&work->attached[i], &layers[i + 1]);
 	}
 	pivot.layers = layers;
 	pivot.count = work->fresh.count + 1;

@@ -181,7 +181,7 @@ static int load_old_table(const struct device *device, struct image *top)
 	if (!r)
 		r = attach_write(top, false, &attachment);
 	if (!r) {
-		old->device = attachment.device;
+		attach_show(&attachment, old);
 		segment.params = device_params(old, device->count - 1,
 					       ZERO_FROM_NONE, device->features,
 					       device->feature_words);

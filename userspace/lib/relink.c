@@ -103,6 +103,13 @@ static int refuse(const struct relink *relink, const struct qcow2_fault *fault)
 			   (unsigned long long)fault->value, fault->why);
 }
 
+static int refuse_raw_data(const struct image *image)
+{
+	return report_fail(EOPNOTSUPP,
+			   "%s has an external data file that is to be readable as a raw image (data_file_raw): it cannot have a backing file.",
+			   image->path);
+}
+
 /* In memory; @first is what has to be on disk before the header is. */
 static int change(const struct relink *relink, const char *name,
 		  enum image_format format, struct qcow2_relink *first)
@@ -117,6 +124,8 @@ static int change(const struct relink *relink, const char *name,
 	    header.cluster_size != cluster)
 		return report_fail(EBUSY, "%s changed meanwhile.",
 				   relink->image->path);
+	if (name && qcow2_raw_data(&header))
+		return refuse_raw_data(relink->image);
 	if (qcow2_relink(relink->area, len, &header, relink->block, name,
 			 name ? strlen(name) : 0, format_name(format), first,
 			 &fault) < 0)

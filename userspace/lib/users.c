@@ -32,10 +32,23 @@ struct seen {
 };
 
 /**
+ * struct victims - images that suffer
+ * @list: the images, then their external data files
+ * @count: of @list
+ * @data: these files
+ * @data_count: of @data
+ */
+struct victims {
+	const struct image **list;
+	unsigned int count;
+	struct image *data;
+	unsigned int data_count;
+};
+
+/**
  * struct check - a search under way
  * @users: where to look
  * @victims: images that suffer
- * @count: of @victims
  * @own: a device that shows the chain was found
  * @found: users that cannot be overridden
  * @overlays: users that can
@@ -43,8 +56,7 @@ struct seen {
  */
 struct check {
 	const struct users *users;
-	const struct image *const *victims;
-	unsigned int count;
+	struct victims victims;
 	bool own;
 	unsigned int found;
 	unsigned int overlays;
@@ -70,9 +82,9 @@ static const struct image *find_victim(const struct check *check,
 {
 	unsigned int i;
 
-	for (i = 0; i < check->count; i++) {
-		if (image_id_equal(&check->victims[i]->id, id))
-			return check->victims[i];
+	for (i = 0; i < check->victims.count; i++) {
+		if (image_id_equal(&check->victims.list[i]->id, id))
+			return check->victims.list[i];
 	}
 	return NULL;
 }
@@ -136,6 +148,8 @@ static void check_layers(struct check *check, const struct device *device)
 
 	for (i = 0; i < device->count; i++) {
 		victim = find_victim(check, &device->layers[i].id);
+		if (!victim && device->layers[i].data_path)
+			victim = find_victim(check, &device->layers[i].data_id);
 		if (!victim)
 			continue;
 		user.layer = i;
@@ -236,6 +250,22 @@ static const struct image *stands_on(const struct check *check,
 	return victim;
 }
 
+/* Which victim is its external data file, if any? */
+static const struct image *has_data_in(const struct check *check,
+				       const struct image *image)
+{
+	const struct image *victim = NULL;
+	struct image_id id;
+	char *path;
+
+	if (!image->data_file || image_data_path(image, &path) < 0 || !path)
+		return NULL;
+	if (image_id_of_path(path, &id))
+		victim = find_victim(check, &id);
+	free(path);
+	return victim;
+}
+
 static void visit_image(const struct image *image, void *data)
 {
 	struct check *check = data;
@@ -245,6 +275,8 @@ static void visit_image(const struct image *image, void *data)
 	    is_left(check->users, &image->id))
 		return;
 	victim = stands_on(check, image);
+	if (!victim)
+		victim = has_data_in(check, image);
 	if (!victim || seen_before(&check->named, &image->id))
 		return;
 	if (check->users->force)
@@ -321,43 +353,78 @@ static int judge(const struct check *check)
 	return 0;
 }
 
+/*
+ * Victims
+ */
+
+/* External data files fare as their images do. */
+static int victims_open(struct victims *victims,
+			const struct image *const *images, unsigned int count)
+{
+	unsigned int i;
+	int r = 0;
+
+	memset(victims, 0, sizeof(*victims));
+	victims->list = grow_array(NULL, 2 * count, sizeof(*victims->list));
+	victims->data = grow_array(NULL, count, sizeof(*victims->data));
+	for (i = 0; i < count; i++)
+		victims->list[victims->count++] = images[i];
+	for (i = 0; i < count && !r; i++) {
+		struct image *data = &victims->data[victims->data_count];
+
+		if (!image_external(images[i]))
+			continue;
+		victims->data_count++;
+		victims->list[victims->count++] = data;
+		r = image_open_data(images[i], data);
+	}
+	return r;
+}
+
+static void victims_close(struct victims *victims)
+{
+	while (victims->data_count)
+		image_close(&victims->data[--victims->data_count]);
+	free(victims->data);
+	free(victims->list);
+}
+
 static int check_open(struct check *check)
 {
 	unsigned int i;
 	int r = 0;
 
 	dm_each(visit_device, check);
-	for (i = 0; i < check->count && !r; i++)
-		r = check_locks(check, check->victims[i]);
+	for (i = 0; i < check->victims.count && !r; i++)
+		r = check_locks(check, check->victims.list[i]);
 	return r;
 }
 
 int users_check_written(const struct chain *chain, const struct image *image)
 {
 	const struct users users = { .chain = chain };
-	struct check check = {
-		.users = &users,
-		.victims = &image,
-		.count = 1,
-	};
-	int r = check_open(&check);
+	struct check check = { .users = &users };
+	int r;
 
+	r = victims_open(&check.victims, &image, 1);
+	if (!r)
+		r = check_open(&check);
+	victims_close(&check.victims);
 	return r < 0 ? r : judge(&check);
 }
 
 int users_check(const struct users *users, const struct image *const *victims,
 		unsigned int count)
 {
-	struct check check = {
-		.users = users,
-		.victims = victims,
-		.count = count,
-	};
+	struct check check = { .users = users };
 	int r;
 
-	r = check_open(&check);
+	r = victims_open(&check.victims, victims, count);
+	if (!r)
+		r = check_open(&check);
 	if (!r)
 		r = check_overlays(&check);
+	victims_close(&check.victims);
 	free(check.named.ids);
 	return r < 0 ? r : judge(&check);
 }

@@ -33,7 +33,8 @@ struct users {
 /**
  * users_check() - refuse to harm images that others use
  * @users: where to look
- * @victims: images that are written, or do not read right afterwards
+ * @victims: images that are written, or do not read right afterwards; so it is with
+ *	their external data files
  * @count: of @victims
  *
  * Users are: open devices of ours, programs that hold QEMU's locks, images whose
