@@ -14,6 +14,7 @@ growing qcow2 size=9M cluster_size=32k,size=12M size=15M size=20M size=24M
 old qcow2 compat=0.10,size=24M compat=0.10,size=24M compat=0.10,size=20M size=24M compat=0.10,size=24M
 raw raw size=24M cluster_size=32k,size=24M size=24M cluster_size=4k,size=24M size=24M
 subclusters qcow2 extended_l2=on,size=24M cluster_size=4k,size=24M extended_l2=on,cluster_size=128k,size=24M size=24M extended_l2=on,cluster_size=16k,size=24M
+datafile qcow2 data_file=base.data,size=20M cluster_size=4k,size=24M extended_l2=on,data_file=sn2.data,size=24M size=24M cluster_size=32k,data_file=active.data,size=24M
 raw-short raw size=10000384 size=24M size=24M cluster_size=2M,size=24M size=24M
 "
 
@@ -88,8 +89,17 @@ chain()
 # copy_chain TO FROM: copies the chain from one directory to another
 copy_chain()
 {
+	local data
+
 	mkdir -p "$1"
-	(cd "$2" && cp --sparse=always base sn1 sn2 sn3 active "$OLDPWD/$1/")
+	(
+		cd "$2" || exit
+		cp --sparse=always base sn1 sn2 sn3 active "$OLDPWD/$1/"
+		for data in *.data; do
+			! test -e "$data" ||
+				cp --sparse=always "$data" "$OLDPWD/$1/"
+		done
+	)
 }
 
 # contents IMAGE FORMAT: the checksum of what an image reads.

@@ -131,6 +131,21 @@ test_open_subclusters()
 	commit_ranges subclusters open sn3..base sn2..sn1
 }
 
+test_open_datafile()
+{
+	commit_ranges datafile open sn3..base sn3..sn2 sn2..sn1
+}
+
+test_closed_datafile()
+{
+	commit_ranges datafile closed sn2..base sn3..sn2
+}
+
+test_active_datafile()
+{
+	commit_active datafile sn2 base
+}
+
 test_closed_mixed()
 {
 	commit_ranges mixed closed sn3..base sn2..base sn3..sn2

@@ -76,6 +76,16 @@ test_open_subclusters()
 	pull subclusters open sn2 base active sn1 active -
 }
 
+test_open_datafile()
+{
+	pull datafile open sn2 base active sn1 active -
+}
+
+test_closed_datafile()
+{
+	pull datafile closed active base sn3 sn1
+}
+
 test_closed_mixed()
 {
 	pull mixed closed active base active - sn3 sn1

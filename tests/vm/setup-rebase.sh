@@ -73,6 +73,16 @@ test_closed_subclusters()
 	all_rebases subclusters closed
 }
 
+test_closed_datafile()
+{
+	all_rebases datafile closed
+}
+
+test_open_datafile()
+{
+	all_rebases datafile open
+}
+
 test_open_mixed()
 {
 	all_rebases mixed open
