@@ -24,7 +24,7 @@ struct qc_image;
  * struct qc_run - host clusters that were allocated
  * @start: first cluster
  * @count: how many
- * @virgin: known to read as zeroes on the device
+ * @virgin: known to read as zeroes on the image's device
  */
 struct qc_run {
 	u64 start;

@@ -224,9 +224,18 @@ int qc_image_flush_all(struct qc_image *img)
 	return err ? err : blkdev_issue_flush(img->bdev);
 }
 
-bool qc_image_refresh_size(struct qc_image *img)
+/* What the image can use of its device; dm-crypt may have less of it. */
+static u64 image_bytes(const struct qc_image *img, bool external)
 {
 	u64 bytes = bdev_nr_bytes(img->bdev);
+
+	return external ? bytes :
+		min_t(u64, bytes, bdev_nr_bytes(img->data_bdev));
+}
+
+bool qc_image_refresh_size(struct qc_image *img)
+{
+	u64 bytes = image_bytes(img, img->external);
 
 	if (bytes <= img->dev_bytes)
 		return false;
@@ -280,10 +289,6 @@ static int check_features(struct qc_image *img, const void *buf, u32 len,
 		      img->bdev);
 		return -EOPNOTSUPP;
 	}
-	if (h->crypt_method) {
-		DMERR("%pg: LUKS encryption: not supported yet", img->bdev);
-		return -EOPNOTSUPP;
-	}
 	if (!refused)
 		return 0;
 	log_unknown_feature(img, buf, len, h, __ffs64(refused));
@@ -297,13 +302,18 @@ static int check_data_device(struct qc_image *img,
 	bool given = img->data_bdev != img->bdev;
 	u64 bytes = bdev_nr_bytes(img->data_bdev);
 
-	if (given && !qcow2_external(h)) {
+	if (given && !qcow2_external(h) && !h->crypt_method) {
 		DMERR("%pg: keeps the guest data itself: its data device must be -",
 		      img->bdev);
 		return -EINVAL;
 	}
 	if (!given && qcow2_external(h)) {
 		DMERR("%pg: its data is in an external data file: give the device of that",
+		      img->bdev);
+		return -EINVAL;
+	}
+	if (!given && h->crypt_method) {
+		DMERR("%pg: LUKS encryption: give a dm-crypt device over this one as data device",
 		      img->bdev);
 		return -EINVAL;
 	}
@@ -362,7 +372,9 @@ static int read_header(struct qc_image *img, struct qcow2_header *h)
 		err = check_clusters(img, h);
 	if (err)
 		return err;
-	img->data_bytes = bdev_nr_bytes(img->data_bdev);
+	img->dev_bytes = image_bytes(img, qcow2_external(h));
+	img->data_bytes = qcow2_external(h) ? bdev_nr_bytes(img->data_bdev) :
+		img->dev_bytes;
 	return img->snapshot ? qc_snapshot_apply(img, h, img->snapshot) : 0;
 }
 

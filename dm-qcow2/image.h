@@ -34,10 +34,18 @@
  * L2 entries by two, see words.h).
  *
  * Guest data need not be on the image's device: @data_bdev is where it goes, all
- * else goes to @bdev.  They differ where there is an external data file (spec,
- * "Incompatible features", bit 2): @data_bdev is its device then.  A guest cluster
- * has its own place there, at the guest's offset: nothing is allocated, counted or
- * freed for data.
+ * else goes to @bdev.  They differ in two cases.
+ *
+ *	LUKS	@data_bdev is a dm-crypt device over @bdev: a host offset means
+ *		the same on both, so clusters are allocated, counted, reused and
+ *		given back as ever.  What reads as zeroes on @bdev does not on
+ *		@data_bdev.  dm-crypt ends a write when the device below has
+ *		taken it: a flush of @bdev makes data durable, too.  Compressed
+ *		data is not encrypted: as QEMU does, it is read from @bdev.
+ *	external	@data_bdev is an external data file (spec, "Incompatible
+ *		features", bit 2), through dm-crypt if that is encrypted as well.
+ *		A guest cluster has its own place there, at the guest's offset:
+ *		nothing is allocated, counted or freed for data.
  *
  * The invariants of the design with an external data file, on two devices of
  * which any subset of what is not flushed may survive a crash:
@@ -226,7 +234,7 @@ extern struct list_head qc_images;
  * qc_image_get() - find or make the object of an image, read its header
  * @bdev: device that the caller keeps open until qc_image_put()
  * @data: device of the guest data, kept open as well, where the image does not
- *	have that itself; NULL where it does
+ *	have that itself (LUKS, external data file); NULL where it does
  * @snapshot: ID of an internal snapshot to look at, read-only, or NULL.  Such a
  *	view is an object of its own: what a snapshot refers to does not change
  *	while it exists.

@@ -523,7 +523,8 @@ static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 	p->clusters = run->count;
 	p->host = run->start << bits;
 	p->in_place = reserved;
-	p->virgin = run->virgin;
+	/* Zeroes of the device are none through dm-crypt. */
+	p->virgin = run->virgin && img->data_bdev == img->bdev;
 	p->len = min(p->len, p->start + ((u64)p->clusters << bits) - p->pos);
 	piece_bounds(img, p);
 	return reserved ? qc_alloc_reaches(img, p->host + (p->to - p->start)) :

@@ -42,7 +42,7 @@ def luks():
                     "encrypt.format=luks,encrypt.key-secret=s,"
                     "encrypt.iter-time=10", "image", "1M"], check=True)
     fx.pad("image")
-    refused([("qcow2", "image")], MIB, "luks")
+    refused([("qcow2", "image")], MIB, "luks.*dm-crypt device")
 
 
 @ktap.test
