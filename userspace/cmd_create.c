@@ -61,20 +61,48 @@ static char *link_text(const char *word)
 	return text("%s%s", link_has_protocol(word) ? "./" : "", word);
 }
 
+/*
+ * The external data file that is asked for: as the image, there may be nothing yet.
+ * qemu-img would take a protocol from its name here, and nobody would later.
+ */
+static int find_data(const struct arguments *args, const char *image,
+		     char **data)
+{
+	char *name = qemu_option(args->options, "data_file"), *path;
+	int r;
+
+	*data = NULL;
+	if (!name)
+		return 0;
+	if (!*name || link_has_protocol(name)) {
+		r = report_fail(EINVAL,
+				"The external data file needs the name of a file or block device, not '%s'%s.",
+				name, *name ? " (of a file say ./NAME)" : "");
+		free(name);
+		return r;
+	}
+	path = link_beside(image, name);
+	r = new_image_path(path, data);
+	free(path);
+	free(name);
+	return r;
+}
+
 static int make_plain(struct json_object *entry, const char *path,
-		      const struct arguments *args)
+		      const char *data, const struct arguments *args)
 {
 	struct new_image image = {
 		.path = path,
 		.size = args->words[1],
 		.options = args->options,
+		.data = data,
 	};
 
 	return new_image_make(entry, &image);
 }
 
 static int make_overlay(struct json_object *entry, const char *path,
-			struct arguments *args)
+			const char *data, struct arguments *args)
 {
 	struct overlay overlay;
 	char *backing = NULL;
@@ -89,6 +117,7 @@ static int make_overlay(struct json_object *entry, const char *path,
 		overlay.link = link_text(args->backing);
 		overlay.size = args->words[1];
 		overlay.options = args->options;
+		overlay.data = data;
 		r = overlay_make(entry, &overlay);
 		overlay_backing_close(&overlay);
 	}
@@ -115,12 +144,15 @@ static void print_result(const char *path)
 static int create(struct arguments *args, const char *path)
 {
 	struct json_object *entry = journal_entry("create", "", "");
+	char *data;
 	int r;
 
-	if (args->backing)
-		r = make_overlay(entry, path, args);
-	else
-		r = make_plain(entry, path, args);
+	r = find_data(args, path, &data);
+	if (!r && args->backing)
+		r = make_overlay(entry, path, data, args);
+	else if (!r)
+		r = make_plain(entry, path, data, args);
+	free(data);
 	if (!r)
 		journal_clear();
 	json_object_put(entry);

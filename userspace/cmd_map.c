@@ -29,13 +29,13 @@ struct entry {
 
 /**
  * struct printing - a map on its way out
- * @chain: the images
+ * @files: for each image the file that has its data
  * @json: print JSON
  * @first: nothing was printed so far
  * @last: what comes next, if it does not get longer
  */
 struct printing {
-	const struct chain *chain;
+	char **files;
 	bool json;
 	bool first;
 	struct entry last;
@@ -72,7 +72,7 @@ static void print_json(const struct printing *printing)
 	if (extent->offset != MAP_NOWHERE) {
 		printf(", \"offset\": %" PRIu64 ", \"filename\": ",
 		       extent->offset);
-		print_json_string(printing->chain->layers[entry->depth].path);
+		print_json_string(printing->files[entry->depth]);
 	}
 	putchar('}');
 }
@@ -90,7 +90,7 @@ static void print_line(const struct printing *printing)
 		printf("%-16s", "compressed");
 	else
 		printf("%#-16" PRIx64, extent->offset);
-	puts(printing->chain->layers[entry->depth].path);
+	puts(printing->files[entry->depth]);
 }
 
 static void print_last(struct printing *printing)
@@ -146,10 +146,10 @@ static int find_entry(struct map *map, uint64_t start, uint64_t max,
 	return 0;
 }
 
-static int print_map(const struct chain *chain, bool json)
+static int print_map(const struct chain *chain, char **files, bool json)
 {
 	struct printing printing = {
-		.chain = chain,
+		.files = files,
 		.json = json,
 		.first = true,
 	};
@@ -208,6 +208,32 @@ static int flush_device(const char *name)
 	return r;
 }
 
+static char *file_of(const struct image *image)
+{
+	char *path;
+
+	if (image_data_path(image, &path) == 0 && path)
+		return path;
+	return text_copy(image->path);
+}
+
+static int print_chain(const struct chain *chain, bool json)
+{
+	char **files = NULL;
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < chain->count; i++) {
+		files = grow_array(files, i, sizeof(*files));
+		files[i] = file_of(&chain->layers[i]);
+	}
+	r = print_map(chain, files, json);
+	while (i)
+		free(files[--i]);
+	free(files);
+	return r;
+}
+
 static int check_usable(const struct chain *chain)
 {
 	unsigned int i;
@@ -230,7 +256,7 @@ int cmd_map(struct arguments *args)
 	if (!r)
 		r = check_usable(&chain);
 	if (!r)
-		r = print_map(&chain, args->json);
+		r = print_chain(&chain, args->json);
 	chain_close(&chain);
 	return r;
 }

@@ -13,7 +13,7 @@ import ktap
 SEEDS = 40
 
 
-def random_options(rng, bottom, cluster):
+def random_options(rng, name, bottom, cluster):
     """Options of qemu-img create for a layer."""
     options = [f"cluster_size={cluster}"]
     if rng.random() < 0.3:
@@ -25,6 +25,10 @@ def random_options(rng, bottom, cluster):
             options.append("compression_type=zstd")
         if rng.random() < 0.3:
             options.append(f"refcount_bits={rng.choice([1, 8, 32, 64])}")
+        if rng.random() < 0.2:
+            options.append(f"data_file={name}.data")
+            if bottom:
+                options.append(f"data_file_raw={rng.choice(['on', 'off'])}")
     if bottom and rng.random() < 0.5:
         options.append("preallocation=" +
                        rng.choice(["metadata", "falloc", "full"]))
@@ -55,7 +59,7 @@ def make_raw(rng, name, size):
 
 def make_layer(rng, name, size, backing):
     cluster = rng.choice([512, 4 * KIB, 64 * KIB, 64 * KIB, 2 * MIB])
-    args = ["-o", ",".join(random_options(rng, not backing, cluster))]
+    args = ["-o", ",".join(random_options(rng, name, not backing, cluster))]
     if backing:
         args += ["-b", backing[0], "-F", backing[1]]
     host.qemu_img("create", "-q", "-f", "qcow2", *args, name, str(size))

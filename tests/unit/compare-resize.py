@@ -3,6 +3,7 @@
 """resize of images that are not open."""
 
 import json
+import os
 import subprocess
 
 import host  # before the modules of lib/
@@ -52,6 +53,19 @@ for title, words in {
                      ("+0.5k", 5 * MIB + KIB), ("-1k", 5 * MIB),
                      ("-4M", MIB), ("+3M", 4 * MIB)]}.items():
     ktap.case(f"resize: {title}", size_words, words)
+
+
+@ktap.test
+def resize_of_an_image_with_a_data_file():
+    """From another directory than the data file's"""
+    path = f"{host.directory}/image"
+    host.qcow2setup("create", path, "4M", "-o", "data_file=image.data")
+    data = path + ".data"
+    host.qcow2setup("resize", path, "6M")
+    ktap.equal(os.path.getsize(data), 6 * MIB, "length of the data file")
+    json.loads(host.qcow2setup("check", path, "--json"))
+    host.qcow2setup("resize", path, "--shrink", "1M")
+    ktap.equal(os.path.getsize(data), MIB, "length of the data file")
 
 
 @ktap.test

@@ -15,6 +15,29 @@
 #include "report.h"
 #include "state.h"
 
+static int check_place(const struct image *file, uint64_t size)
+{
+	if (!file->is_device || size <= file->length)
+		return 0;
+	return report_fail(ENOSPC,
+			   "%s has %llu bytes: make it longer first.",
+			   file->path, (unsigned long long)file->length);
+}
+
+static int check_data(const struct image *top, uint64_t size)
+{
+	struct image data;
+	int r;
+
+	if (!image_external(top))
+		return 0;
+	r = image_open_data(top, &data);
+	if (!r)
+		r = check_place(&data, size);
+	image_close(&data);
+	return r;
+}
+
 /*
  * The kernel would refuse as well, but only when the device stands still. What
  * a longer layer has behind the end of the image would have to be hidden, one
@@ -40,7 +63,7 @@ static int check_qcow2(const struct live *live, uint64_t size)
 				   "%s has clusters of %u bytes, too small for an image of %llu bytes.",
 				   top->path, top->header.cluster_size,
 				   (unsigned long long)size);
-	return 0;
+	return check_data(top, size);
 }
 
 static int check(const struct live *live, uint64_t size)
@@ -53,11 +76,7 @@ static int check(const struct live *live, uint64_t size)
 				   device->name);
 	if (top->format == FORMAT_QCOW2)
 		return check_qcow2(live, size);
-	if (top->is_device && size > top->length)
-		return report_fail(ENOSPC,
-				   "%s has %llu bytes: make it longer first.",
-				   top->path, (unsigned long long)top->length);
-	return 0;
+	return check_place(top, size);
 }
 
 /* With what qemu-img writes for one more snapshot, or one less */
@@ -96,7 +115,7 @@ static int extend_qcow2(const struct live *live, uint64_t size)
 			   image.header.nb_snapshots);
 }
 
-static int set_raw_length(const struct image *image, uint64_t length)
+static int set_length(const struct image *image, uint64_t length)
 {
 	int fd = open(image->path, O_RDWR | O_CLOEXEC), r = 0;
 	struct loop loop;
@@ -111,6 +130,18 @@ static int set_raw_length(const struct image *image, uint64_t length)
 		loop_close(&loop);
 	}
 	return r;
+}
+
+/* What would have to be zeroed while the device stands still */
+static int refuse_slow(const struct image *top)
+{
+	if (top->format == FORMAT_QCOW2 && qcow2_raw_data(&top->header))
+		return report_fail(EOPNOTSUPP,
+				   "The external data file of %s is to be readable as a raw image, and is on a device that cannot be zeroed at once: close the device, and resize the image.",
+				   top->path);
+	return report_fail(EOPNOTSUPP,
+			   "%s ends within a cluster that is compressed, or shared with an internal snapshot, or has the state of a virtual machine behind its end: close the device, and resize the image.",
+			   top->path);
 }
 
 static int swap_table(const struct live *live, uint64_t size)
@@ -129,40 +160,54 @@ static int swap_table(const struct live *live, uint64_t size)
 	}
 	r = pivot_run(device, &pivot);
 	free(features);
-	if (r == -EOPNOTSUPP)
-		return report_fail(EOPNOTSUPP,
-				   "%s ends within a cluster that is compressed, or shared with an internal snapshot, or has the state of a virtual machine behind its end: close the device, and resize the image.",
-				   top->path);
-	return r;
+	return r == -EOPNOTSUPP ? refuse_slow(top) : r;
 }
 
-static int extend_raw(const struct live *live, uint64_t size)
+/* @file has the guest's data at the guest's offsets. */
+static int extend_with(const struct live *live, const struct image *file,
+		       uint64_t size)
 {
-	const struct image *top = &live->chain.layers[0];
-	bool longer = !top->is_device && size > top->length;
+	bool longer = !file->is_device && size > file->length;
 	int r = 0;
 
 	if (longer)
-		r = set_raw_length(top, size);
+		r = set_length(file, size);
 	if (!r)
 		r = swap_table(live, size);
 	if (r < 0 && longer)
-		set_raw_length(top, top->length);
+		set_length(file, file->length);
 	return r;
+}
+
+static int extend_external(const struct live *live, uint64_t size)
+{
+	struct image data;
+	int r;
+
+	r = image_open_data(&live->chain.layers[0], &data);
+	if (!r)
+		r = extend_with(live, &data, size);
+	image_close(&data);
+	return r;
+}
+
+static int extend_image(const struct live *live, uint64_t size)
+{
+	const struct image *top = &live->chain.layers[0];
+
+	if (top->format == FORMAT_RAW)
+		return extend_with(live, top, size);
+	return image_external(top) ? extend_external(live, size) :
+		swap_table(live, size);
 }
 
 int extend_device(struct live *live, uint64_t size, bool no_grow)
 {
 	int r = check(live, size);
 
-	if (r < 0)
-		return r;
-	if (live->chain.layers[0].format == FORMAT_RAW) {
-		r = extend_raw(live, size);
-	} else {
-		r = no_grow ? 0 : extend_qcow2(live, size);
-		if (!r)
-			r = swap_table(live, size);
-	}
+	if (!r && !no_grow && live->chain.layers[0].format == FORMAT_QCOW2)
+		r = extend_qcow2(live, size);
+	if (!r)
+		r = extend_image(live, size);
 	return r < 0 ? r : live_refresh(live);
 }

@@ -49,6 +49,15 @@ char *absolute_path(const char *path)
 	return result;
 }
 
+char *directory_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash)
+		return text_copy(".");
+	return text("%.*s", slash == path ? 1 : (int)(slash - path), path);
+}
+
 /* Reads @len bytes; what lies behind the end of the image reads as zeroes. */
 static int read_at(const struct image *image, void *buf, size_t len,
 		   uint64_t offset)

@@ -55,6 +55,9 @@ enum image_format format_of_name(const char *name);
 /** absolute_path() - @path from the root, symbolic links as they are */
 char *absolute_path(const char *path);
 
+/** directory_of() - the directory that a path is in; free() it */
+char *directory_of(const char *path);
+
 /**
  * image_open() - read the header of an image
  * @path: file or block device

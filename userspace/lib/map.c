@@ -165,7 +165,8 @@ int map_exact(struct map *map)
 	for (i = 0; i < map->count; i++) {
 		layer = &map->layers[i];
 		layer->exact = true;
-		if (layer->image->format != FORMAT_QCOW2)
+		if (layer->image->format != FORMAT_QCOW2 ||
+		    image_external(layer->image))
 			continue;
 		r = image_is_preallocated(layer->image);
 		if (r < 0)
@@ -241,11 +242,12 @@ static enum map_kind map_kind_of(enum qcow2_kind kind)
 static void set_place(const struct qcow2_header *h, uint64_t entry,
 		      struct map_extent *extent)
 {
-	uint64_t offset = entry & QCOW2_OFFSET_MASK;
+	uint64_t has = qcow2_external(h) ? QCOW2_HOST_MASK : QCOW2_OFFSET_MASK;
 
 	extent->packed = entry & QCOW2_OFLAG_COMPRESSED;
-	if (offset && !extent->packed)
-		extent->offset = offset + (extent->start & (h->cluster_size - 1));
+	if ((entry & has) && !extent->packed)
+		extent->offset = (entry & QCOW2_OFFSET_MASK) +
+			(extent->start & (h->cluster_size - 1));
 }
 
 /* Where subclusters differ, up to the first that does. */

@@ -64,18 +64,29 @@ int new_image_path(const char *word, char **path)
 	return 0;
 }
 
-void new_image_note(struct json_object *journal, const char *path,
-		    const struct image_id *id)
+/* Members of the journal entry: the image, its external data file */
+#define NEW_IMAGE	"new"
+#define NEW_DATA	"new-data"
+
+static void note(struct json_object *journal, const char *key,
+		 const char *path, const struct image_id *id)
 {
 	struct json_object *entry = json_object_new_object();
 
 	json_set_string(entry, "path", path);
 	json_set_number(entry, "dev", id->dev);
 	json_set_number(entry, "ino", id->ino);
-	json_object_object_add(journal, "new", entry);
+	json_object_object_add(journal, key, entry);
 }
 
-static int make_file(struct json_object *journal, const char *path)
+void new_image_note(struct json_object *journal, const char *path,
+		    const struct image_id *id)
+{
+	note(journal, NEW_IMAGE, path, id);
+}
+
+static int make_file(struct json_object *journal, const char *key,
+		     const char *path)
 {
 	struct image_id id;
 	struct stat st;
@@ -90,23 +101,31 @@ static int make_file(struct json_object *journal, const char *path)
 	if (r < 0)
 		return r;
 	id = image_id_of(&st);
-	new_image_note(journal, path, &id);
+	note(journal, key, path, &id);
 	return journal_write(journal);
 }
 
-int new_image_make(struct json_object *journal, const struct new_image *image)
+static int make_missing(struct json_object *journal, const char *key,
+			const char *path)
 {
 	const struct image_id none = { 0 };
 	int r;
 
-	if (access(image->path, F_OK) == 0) {
-		r = journal_write(journal);
-		return r < 0 ? r : qemu_create(image);
-	}
-	new_image_note(journal, image->path, &none);
+	if (!path || access(path, F_OK) == 0)
+		return 0;
+	note(journal, key, path, &none);
 	r = journal_write(journal);
+	return r < 0 ? r : make_file(journal, key, path);
+}
+
+int new_image_make(struct json_object *journal, const struct new_image *image)
+{
+	int r = journal_write(journal);
+
 	if (!r)
-		r = make_file(journal, image->path);
+		r = make_missing(journal, NEW_IMAGE, image->path);
+	if (!r)
+		r = make_missing(journal, NEW_DATA, image->data);
 	return r < 0 ? r : qemu_create(image);
 }
 
@@ -119,16 +138,22 @@ static int is_made(struct json_object *entry, const struct stat *st)
 		st->st_dev == json_number(entry, "dev");
 }
 
-void new_image_undo(struct json_object *journal)
+static void undo(struct json_object *journal, const char *key)
 {
 	struct json_object *entry;
 	const char *path;
 	struct stat st;
 
-	if (!json_object_object_get_ex(journal, "new", &entry))
+	if (!json_object_object_get_ex(journal, key, &entry))
 		return;
 	path = json_string(entry, "path");
 	if (path && lstat(path, &st) == 0 && S_ISREG(st.st_mode) &&
 	    is_made(entry, &st))
 		unlink(path);
+}
+
+void new_image_undo(struct json_object *journal)
+{
+	undo(journal, NEW_IMAGE);
+	undo(journal, NEW_DATA);
 }

@@ -24,11 +24,11 @@ int new_image_path(const char *word, char **path);
 
 /**
  * new_image_make() - make an image
- * @journal: the entry of the running command; gets a member "new"
+ * @journal: the entry of the running command; gets a member "new", and "new-data"
  * @image: what to make; its path is absolute
  *
  * The journal says what is made before there is a file. The path is a block
- * device, an empty file, or nothing.
+ * device, an empty file, or nothing; so is that of an external data file.
  *
  * Return: 0 or an error, reported; undo it then as well.
  */
@@ -44,7 +44,7 @@ void new_image_note(struct json_object *journal, const char *path,
 		    const struct image_id *id);
 
 /**
- * new_image_undo() - remove the file that new_image_make() made
+ * new_image_undo() - remove the files that new_image_make() made
  * @journal: the entry it wrote into
  *
  * A block device, or a file that was there before, is left alone; so is one

@@ -102,6 +102,7 @@ int overlay_make(struct json_object *journal, const struct overlay *overlay)
 		.backing = overlay->link,
 		.backing_format = format_name(backing->format),
 		.options = overlay->options,
+		.data = overlay->data,
 	};
 	struct image_id id;
 	char size[24];

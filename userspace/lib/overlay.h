@@ -15,6 +15,7 @@
  * @link: the backing link that is to stand in it; freed with the overlay
  * @size: as qemu-img takes it; NULL for that of the backing image
  * @options: for qemu-img -o, or NULL
+ * @data: absolute path of the external data file that @options name, or NULL
  * @chain: the backing image and those below it
  * @lock: descriptor that keeps writers away from the backing image, or -1
  */
@@ -23,6 +24,7 @@ struct overlay {
 	char *link;
 	const char *size;
 	const char *options;
+	const char *data;
 	struct chain chain;
 	int lock;
 };

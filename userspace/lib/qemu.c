@@ -22,9 +22,11 @@ int qemu_missing(void)
 			   "Cannot find qemu-img (package qemu-utils).");
 }
 
-static int run_qemu_img(const char *const argv[])
+static int run_qemu_img(const char *const argv[], const char *directory)
 {
-	switch (run_program(argv, NULL)) {
+	struct run_files files = { -1, -1, -1, directory };
+
+	switch (run_program(argv, &files)) {
 	case 0:
 		return 0;
 	case -ENOENT:
@@ -32,6 +34,46 @@ static int run_qemu_img(const char *const argv[])
 	default:
 		return report_fail(EIO, "qemu-img failed.");
 	}
+}
+
+/* A comma in a value stands there twice. */
+static char *unescape(const char *value)
+{
+	char *result = text_copy(value), *to = result;
+
+	for (; *value && (value[0] != ',' || value[1] == ','); value++) {
+		if (*value == ',')
+			value++;
+		*to++ = *value;
+	}
+	*to = '\0';
+	return result;
+}
+
+/* Where the next option starts */
+static const char *next_option(const char *options)
+{
+	for (; *options; options++) {
+		if (*options != ',')
+			continue;
+		if (options[1] != ',')
+			return options + 1;
+		options++;
+	}
+	return options;
+}
+
+char *qemu_option(const char *options, const char *key)
+{
+	size_t length = strlen(key);
+	const char *found = NULL;
+
+	/* Of several the last one counts. */
+	for (; options && *options; options = next_option(options)) {
+		if (!strncmp(options, key, length) && options[length] == '=')
+			found = options + length + 1;
+	}
+	return found ? unescape(found) : NULL;
 }
 
 static int sync_path(const char *path, int flags)
@@ -48,15 +90,11 @@ static int sync_path(const char *path, int flags)
 /* The file, and its name */
 static int make_durable(const char *path)
 {
-	const char *slash = strrchr(path, '/');
-	char *directory;
-	int r;
+	char *directory = directory_of(path);
+	int r = sync_path(path, 0);
 
-	r = sync_path(path, 0);
-	if (r < 0)
-		return r;
-	directory = text("%.*s", slash == path ? 1 : (int)(slash - path), path);
-	r = sync_path(directory, O_DIRECTORY);
+	if (!r)
+		r = sync_path(directory, O_DIRECTORY);
 	free(directory);
 	return r;
 }
@@ -64,6 +102,7 @@ static int make_durable(const char *path)
 int qemu_create(const struct new_image *image)
 {
 	const char *argv[MAX_ARGS] = { "qemu-img", "create", "-q", "-f", "qcow2" };
+	char *directory = directory_of(image->path);
 	unsigned int n = 5;
 	int r;
 
@@ -82,8 +121,14 @@ int qemu_create(const struct new_image *image)
 	argv[n++] = image->path;
 	if (image->size)
 		argv[n++] = image->size;
-	r = run_qemu_img(argv);
-	return r < 0 ? r : make_durable(image->path);
+	/* What it takes the name of a data file from, which we see from there */
+	r = run_qemu_img(argv, directory);
+	if (!r)
+		r = make_durable(image->path);
+	if (!r && image->data)
+		r = make_durable(image->data);
+	free(directory);
+	return r;
 }
 
 /* The page cache of a block device does not know what the target wrote there. */
@@ -200,7 +245,7 @@ int qemu_resize(const struct image *image, const struct image *below,
 	int r;
 
 	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
-	r = run_qemu_img(argv);
+	r = run_qemu_img(argv, NULL);
 	free(name);
 	return r < 0 ? r : sync_path(image->path, 0);
 }

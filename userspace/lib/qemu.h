@@ -19,6 +19,7 @@
  * @backing: backing link as it is to stand in the image, or NULL
  * @backing_format: its format
  * @options: as for qemu-img -o, or NULL
+ * @data: absolute path of the external data file that @options name, or NULL
  */
 struct new_image {
 	const char *path;
@@ -26,7 +27,17 @@ struct new_image {
 	const char *backing;
 	const char *backing_format;
 	const char *options;
+	const char *data;
 };
+
+/**
+ * qemu_option() - the value of an option as for qemu-img -o
+ * @options: all of them, or NULL
+ * @key: name of the option
+ *
+ * Return: its value, or NULL; free() it.
+ */
+char *qemu_option(const char *options, const char *key);
 
 /**
  * qemu_create() - make a qcow2 image

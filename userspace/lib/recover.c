@@ -11,6 +11,7 @@
  *   old, new_state          snapshot: state before and after
  *   sectors    pivot: length of the device before
  *   new        snapshot, create, pivot: the file that was made (newimage.c)
+ *   new-data   create: its external data file, as well
  *   parts      group: the entries of its snapshots
  *   freeze     group, internal: what was frozen (freeze.c)
  *   path       internal: an image that is not open

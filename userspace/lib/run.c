@@ -52,6 +52,9 @@ static int spawn(const char *const argv[], const struct run_files *files,
 		r = add_descriptor(&actions, files->keep, files->keep);
 	if (!r)
 		r = add_descriptor(&actions, lock, lock);
+	if (!r && files->directory)
+		r = posix_spawn_file_actions_addchdir_np(&actions,
+							 files->directory);
 	if (!r)
 		r = posix_spawnp(pid, argv[0], &actions, NULL,
 				 (char *const *)argv, environ);
@@ -61,7 +64,7 @@ static int spawn(const char *const argv[], const struct run_files *files,
 	return r ? report_errno(r, "Cannot start %s", argv[0]) : 0;
 }
 
-static const struct run_files no_files = { -1, -1, -1 };
+static const struct run_files no_files = { -1, -1, -1, NULL };
 
 int run_program(const char *const argv[], const struct run_files *files)
 {

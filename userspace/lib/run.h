@@ -6,15 +6,17 @@
 #define RUN_H
 
 /**
- * struct run_files - descriptors for another program; -1 stands for none
+ * struct run_files - what another program gets; a descriptor of -1 stands for none
  * @output: its standard output; without one what it prints is dropped
  * @errors: its standard error; without one it has ours
  * @keep: it has this one, too, under the same number
+ * @directory: its working directory, or NULL for ours
  */
 struct run_files {
 	int output;
 	int errors;
 	int keep;
+	const char *directory;
 };
 
 /**

@@ -39,15 +39,6 @@ bool scan_open(const char *path, struct image *image)
 	return !r;
 }
 
-char *directory_of(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	if (!slash)
-		return text_copy(".");
-	return text("%.*s", slash == path ? 1 : (int)(slash - path), path);
-}
-
 char *scan_backing(const struct image *image)
 {
 	char *name, *directory, *path;

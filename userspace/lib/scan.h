@@ -42,7 +42,4 @@ bool scan_open(const char *path, struct image *image);
  */
 char *scan_backing(const struct image *image);
 
-/** directory_of() - the directory that a path is in; free() it */
-char *directory_of(const char *path);
-
 #endif /* SCAN_H */
