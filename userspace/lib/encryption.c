@@ -4,42 +4,11 @@
  */
 #include "encryption.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "luks.h"
 #include "report.h"
-
-#define CRYPT_AES		1
-#define CRYPT_LUKS		2
-
-#define LUKS_SLOTS		8
-#define LUKS_SLOT_ACTIVE	0x00ac71f3
-#define LUKS_SECTOR		512
-
-/* LUKS On-Disk Format Specification, version 1.2.3, figures 2 and 4 */
-struct luks_slot {
-	__be32 active;
-	__be32 iterations;
-	uint8_t salt[32];
-	__be32 key_material_offset;
-	__be32 stripes;
-} __attribute__((packed));
-
-struct luks_header {
-	uint8_t magic[6];
-	__be16 version;
-	char cipher_name[32];
-	char cipher_mode[32];
-	char hash_spec[32];
-	__be32 payload_offset;
-	__be32 key_bytes;
-	uint8_t mk_digest[20];
-	uint8_t mk_salt[32];
-	__be32 mk_iterations;
-	char uuid[40];
-	struct luks_slot slots[LUKS_SLOTS];
-} __attribute__((packed));
 
 static void set_sectors(struct json_object *object, const char *key,
 			__be32 sectors)
@@ -126,48 +95,13 @@ static struct json_object *luks_json(const struct luks_header *luks)
 	return object;
 }
 
-/* The extension tells where the header is: offset and length, 8 bytes each. */
-static int find_luks(const struct image *image, uint64_t *offset)
-{
-	struct qcow2_ext ext;
-	__be64 pointer[2];
-	uint8_t *data;
-
-	data = image_extension(image, QCOW2_EXT_CRYPTO, &ext);
-	if (data && ext.len == sizeof(pointer))
-		memcpy(pointer, data, sizeof(pointer));
-	if (!data || ext.len != sizeof(pointer) ||
-	    __be64_to_cpu(pointer[1]) < sizeof(struct luks_header)) {
-		free(data);
-		return report_fail(EUCLEAN,
-				   "%s has no pointer to its LUKS header.",
-				   image->path);
-	}
-	free(data);
-	*offset = __be64_to_cpu(pointer[0]);
-	return 0;
-}
-
 static int read_luks(const struct image *image, struct json_object **object)
 {
-	static const uint8_t magic[] = { 'L', 'U', 'K', 'S', 0xba, 0xbe, 0, 1 };
-	struct luks_header *luks;
-	uint64_t offset = 0;
-	int r;
+	struct luks_header luks;
+	int r = luks_read(image, &luks);
 
-	r = find_luks(image, &offset);
-	if (r < 0)
-		return r;
-	luks = image_read(image, sizeof(*luks), offset);
-	if (!luks)
-		return -EIO;
-	if (memcmp(luks, magic, sizeof(magic)))
-		r = report_fail(EUCLEAN,
-				"%s: there is no LUKS header at offset %llu.",
-				image->path, (unsigned long long)offset);
-	else
-		*object = luks_json(luks);
-	free(luks);
+	if (!r)
+		*object = luks_json(&luks);
 	return r;
 }
 
@@ -175,9 +109,9 @@ int encryption_describe(const struct image *image, struct json_object **object)
 {
 	*object = NULL;
 	switch (image->header.crypt_method) {
-	case CRYPT_LUKS:
+	case QCOW2_CRYPT_LUKS:
 		return read_luks(image, object);
-	case CRYPT_AES:
+	case QCOW2_CRYPT_AES:
 		*object = json_object_new_object();
 		json_set_string(*object, "format", "aes");
 	}
