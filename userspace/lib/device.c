@@ -78,6 +78,38 @@ char *path_of_device(dev_t device)
 	return text("/dev/%s", strrchr(target, '/') + 1);
 }
 
+static uint64_t sysfs_number(dev_t device, const char *file)
+{
+	char *line = sysfs_line(device, file);
+	uint64_t number = line ? strtoull(line, NULL, 10) : 0;
+
+	free(line);
+	return number;
+}
+
+uint64_t device_length(dev_t device)
+{
+	return sysfs_number(device, "size");
+}
+
+bool device_is_read_only(dev_t device)
+{
+	return sysfs_number(device, "ro");
+}
+
+bool device_is_crypt(dev_t device, dev_t *below)
+{
+	char *uuid = sysfs_line(device, "dm/uuid");
+	unsigned int big, small;
+	bool crypt;
+
+	crypt = uuid && sscanf(uuid, DM_UUID_CRYPT "%x-%x-", &big, &small) == 2;
+	free(uuid);
+	if (crypt)
+		*below = makedev(big, small);
+	return crypt;
+}
+
 /* The loop device over the file that a tail device completes */
 static char *tail_path(dev_t device)
 {
@@ -138,11 +170,14 @@ static void resolve_device(dev_t device, struct image_id *id, char **path)
 
 static void resolve_layer(struct device_layer *layer)
 {
+	dev_t data = layer->data;
+
 	resolve_device(layer->device, &layer->id, &layer->path);
 	layer->data_path = NULL;
 	memset(&layer->data_id, 0, sizeof(layer->data_id));
-	if (layer->data)
-		resolve_device(layer->data, &layer->data_id, &layer->data_path);
+	layer->encrypted = data && device_is_crypt(data, &data);
+	if (data && data != layer->device)
+		resolve_device(data, &layer->data_id, &layer->data_path);
 }
 
 /* The names that the images were opened by say more than the kernel's. */
@@ -357,7 +392,7 @@ static bool layer_has(const struct device_layer *layer,
 		      const struct image_id *id)
 {
 	return image_id_equal(&layer->id, id) ||
-		(layer->data && image_id_equal(&layer->data_id, id));
+		(layer->data_path && image_id_equal(&layer->data_id, id));
 }
 
 static bool visit_device(const char *name, void *data)

@@ -17,7 +17,8 @@
  * @path: name of that image: as it was opened, or else as the kernel has it
  * @data: the data device in the table, or 0
  * @data_id: the external data file behind it
- * @data_path: name of that file, or NULL
+ * @data_path: name of that file, or NULL: there is none
+ * @encrypted: @data decrypts what is in the image, or in its data file
  */
 struct device_layer {
 	enum image_format format;
@@ -27,6 +28,7 @@ struct device_layer {
 	dev_t data;
 	struct image_id data_id;
 	char *data_path;
+	bool encrypted;
 };
 
 /**
@@ -86,6 +88,19 @@ struct image_user {
  * Return: false (unreported) if there is none with an active table of ours.
  */
 bool device_load(const char *name, struct device *device);
+
+/**
+ * device_is_crypt() - is it one of our dm-crypt devices?
+ * @device: a block device
+ * @below: result, what is below it
+ */
+bool device_is_crypt(dev_t device, dev_t *below);
+
+/** device_length() - length of a block device in sectors of 512 bytes */
+uint64_t device_length(dev_t device);
+
+/** device_is_read_only() - is it a block device that cannot be written? */
+bool device_is_read_only(dev_t device);
 
 /**
  * device_hold() - keep the block devices of its layers

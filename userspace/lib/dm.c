@@ -54,6 +54,12 @@ bool dm_uuid_is(const struct dm_state *state, const char *prefix)
 	return !strncmp(state->uuid, prefix, strlen(prefix));
 }
 
+bool dm_is_helper(const struct dm_state *state)
+{
+	return dm_uuid_is(state, DM_UUID_TAIL) ||
+		dm_uuid_is(state, DM_UUID_CRYPT);
+}
+
 static struct dm_task *task_new(int type, const char *name)
 {
 	struct dm_task *task = dm_task_create(type);
@@ -269,6 +275,25 @@ int dm_remove(const char *name, bool deferred)
 	return r;
 }
 
+int dm_hold(const char *name, const char *uuid, dev_t *device)
+{
+	struct dm_state state = dm_query(name);
+	char *path;
+	int fd;
+
+	if (!state.exists || !state.live || strcmp(state.uuid, uuid))
+		return -ENODEV;
+	path = text("/dev/dm-%u", minor(state.device));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	free(path);
+	if (fd < 0)
+		return -errno;
+	*device = state.device;
+	if (!state.deferred)
+		dm_remove(name, true);
+	return fd;
+}
+
 struct dm_state dm_query(const char *name)
 {
 	struct dm_state state = { 0 };
@@ -293,8 +318,9 @@ struct dm_state dm_query(const char *name)
 	return state;
 }
 
-/* The arguments or the status of the only line of a device, if it is ours */
-static bool only_line(int type, const char *name, struct dm_segment *segment)
+/* The arguments or the status of the only line of a device, if it has the target */
+static bool only_line(int type, const char *name, const char *wanted,
+		      struct dm_segment *segment)
 {
 	struct dm_task *task = task_new(type, name);
 	char *target = NULL, *params = NULL;
@@ -305,25 +331,31 @@ static bool only_line(int type, const char *name, struct dm_segment *segment)
 	if (task && dm_task_no_flush(task) && dm_task_run(task)) {
 		next = dm_get_next_target(task, NULL, &segment->start,
 					  &segment->length, &target, &params);
-		found = !next && target && !strcmp(target, TARGET);
+		found = !next && target && !strcmp(target, wanted);
 	}
-	segment->target = TARGET;
+	segment->target = wanted;
 	segment->params = found ? text_copy(params ? params : "") : NULL;
 	if (task)
 		dm_task_destroy(task);
 	return found;
 }
 
+bool dm_table_of(const char *name, const char *target,
+		 struct dm_segment *segment)
+{
+	return only_line(DM_DEVICE_TABLE, name, target, segment);
+}
+
 bool dm_table(const char *name, struct dm_segment *segment)
 {
-	return only_line(DM_DEVICE_TABLE, name, segment);
+	return dm_table_of(name, TARGET, segment);
 }
 
 char *dm_status(const char *name)
 {
 	struct dm_segment segment;
 
-	only_line(DM_DEVICE_STATUS, name, &segment);
+	only_line(DM_DEVICE_STATUS, name, TARGET, &segment);
 	return segment.params;
 }
 

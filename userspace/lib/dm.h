@@ -19,6 +19,8 @@
 #define DM_UUID_PART	"QCOW2-PART-"
 /* A file with its last, partial block: device, inode, length follow */
 #define DM_UUID_TAIL	"QCOW2-TAIL-"
+/* dm-crypt over an image: device below, image, key follow; see crypt.h */
+#define DM_UUID_CRYPT	"QCOW2-CRYPT-"
 /* A device that a job made for itself; see job_uuid() */
 #define DM_UUID_JOB	"QCOW2-JOB-"
 
@@ -145,12 +147,27 @@ int dm_clear(const char *name);
 int dm_remove(const char *name, bool deferred);
 
 /**
- * dm_table() - the active table, if it has one line with our target
+ * dm_hold() - keep a device; from then on it goes with its last user
+ * @name: its name
+ * @uuid: the UUID it must have
+ * @device: result, its number
+ *
+ * Return: a descriptor; or a negative errno, unreported: there is none.
+ */
+int dm_hold(const char *name, const char *uuid, dev_t *device);
+
+/**
+ * dm_table_of() - the active table, if it has one line with a target
  * @name: device
+ * @target: the target
  * @segment: result; free() its params
  *
  * Return: whether there is one.
  */
+bool dm_table_of(const char *name, const char *target,
+		 struct dm_segment *segment);
+
+/** dm_table() - as dm_table_of(), with our target */
 bool dm_table(const char *name, struct dm_segment *segment);
 
 /** dm_status() - the status of such a table; NULL if there is none; free() it */
@@ -165,6 +182,9 @@ bool dm_each(bool (*visit)(const char *name, void *data), void *data);
 
 /** dm_uuid_is() - does a UUID begin with one of DM_UUID_*? */
 bool dm_uuid_is(const struct dm_state *state, const char *prefix);
+
+/** dm_is_helper() - is it a device below others that goes with its last user? */
+bool dm_is_helper(const struct dm_state *state);
 
 /**
  * dm_drop_node() - remove the node of a device that is gone

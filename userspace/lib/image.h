@@ -129,6 +129,13 @@ static inline bool image_external(const struct image *image)
 	return image->format == FORMAT_QCOW2 && qcow2_external(&image->header);
 }
 
+/** image_encrypted() - is its guest data encrypted, and can be decrypted? */
+static inline bool image_encrypted(const struct image *image)
+{
+	return image->format == FORMAT_QCOW2 &&
+		image->header.crypt_method == QCOW2_CRYPT_LUKS;
+}
+
 /**
  * image_data_path() - path of the external data file of an image
  * @image: the image

@@ -79,6 +79,7 @@ enum exit_code report_exit_code(int result)
 		return EXIT_WRONG_PARAMETERS;
 	case EPERM:
 	case EACCES:
+	case ENOKEY:
 		return EXIT_NO_PERMISSION;
 	case ENOMEM:
 		return EXIT_OUT_OF_MEMORY;

@@ -85,7 +85,7 @@ static int check_device(const struct swap *swap, const struct device *device)
 	for (i = 0; i < device->count && !r; i++) {
 		layer = &device->layers[i];
 		r = check_image(swap, device, &layer->id, layer->path);
-		if (!r && layer->data)
+		if (!r && layer->data_path)
 			r = check_image(swap, device, &layer->data_id,
 					layer->data_path);
 	}
