@@ -28,7 +28,8 @@ int chain_job(struct arguments *args, const char *operation,
 
 	r = begin_change(true);
 	if (!r)
-		r = live_open(args->words[0], &args->formats, &live);
+		r = live_open(args->words[0], &args->formats,
+			      args->dry_run ? NULL : &args->unlock, &live);
 	if (!r && !finish_again(&live, args->json))
 		r = run(args, &collapse);
 	live_close(&live);

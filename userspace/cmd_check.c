@@ -2,6 +2,7 @@
 /*
  * check IMAGE: is an image consistent?
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -94,9 +95,11 @@ int cmd_check(struct arguments *args)
 
 	r = begin_change(false);
 	if (!r)
-		r = check_image(args->words[0], args->repair, &result);
+		r = check_image(args->words[0], &args->unlock, args->repair,
+				&result);
 	state_unlock();
 	if (!r)
 		print_result(&result, args->json);
-	return result.outcome;
+	/* A passphrase is missing: the next run may have it. */
+	return r == -ENOKEY ? r : (int)result.outcome;
 }

@@ -142,7 +142,7 @@ static int close_device(const struct device *device)
 	json_object_put(closing.state);
 	/* Clears what is stray; resumes the device if it could not be closed. */
 	recover();
-	wait_tails_gone();
+	wait_helpers_gone();
 	return r;
 }
 

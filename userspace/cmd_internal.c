@@ -124,6 +124,7 @@ static int change(struct arguments *args, enum internal_action action)
 			.nsearch = args->nsearch,
 			.force = args->force,
 		},
+		.unlock = &args->unlock,
 	};
 	int r;
 
@@ -149,6 +150,9 @@ static int check_options(const struct arguments *args)
 	if (freeze_any(&args->freeze) && (closed || strcmp(word, "create")))
 		return report_fail(EINVAL,
 				   "Only 'internal create NAME SNAPSHOT' has something to freeze.");
+	if (args->unlock.passphrases.file_count && !strcmp(word, "list"))
+		return report_fail(EINVAL,
+				   "'internal list' needs no passphrase.");
 	if ((args->force || args->nsearch) && (!closed || strcmp(word, "apply")))
 		return report_fail(EINVAL,
 				   "Only 'internal apply IMAGE SNAPSHOT' looks for overlays.");

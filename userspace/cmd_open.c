@@ -262,7 +262,7 @@ static int open_chain(struct opening *opening)
 	free(opening->attached);
 	/* The journal becomes the state of the device, or is undone. */
 	recover();
-	wait_tails_gone();
+	wait_helpers_gone();
 	return r;
 }
 
@@ -291,10 +291,10 @@ static int check_arguments(const struct arguments *args)
 	return 0;
 }
 
-static int repair_image(const char *path)
+static int repair_image(const char *path, struct unlock *unlock)
 {
 	struct check_result result;
-	int r = check_image(path, true, &result);
+	int r = check_image(path, unlock, true, &result);
 
 	json_object_put(result.report);
 	if (!r && result.outcome != CHECK_CLEAN)
@@ -312,7 +312,7 @@ static int find_chain(struct opening *opening)
 	    !check_needs_repair(&opening->chain.layers[0]))
 		return r;
 	chain_close(&opening->chain);
-	r = repair_image(opening->args->words[0]);
+	r = repair_image(opening->args->words[0], &opening->args->unlock);
 	return r < 0 ? r : open_images(opening, &opening->chain);
 }
 
@@ -368,6 +368,8 @@ int cmd_open(struct arguments *args)
 		r = check_formats(&args->formats);
 	if (!r)
 		r = check_chain(&opening);
+	if (!r)
+		r = unlock_chain(&args->unlock, &opening.chain);
 	if (!r)
 		r = open_chain(&opening);
 	chain_close(&opening.chain);

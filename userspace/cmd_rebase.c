@@ -44,7 +44,8 @@ static int rebase_chain(struct rebase *rebase, const char *word)
 	int r;
 
 	rebase->live = &live;
-	r = live_open(word, rebase->formats, &live);
+	r = live_open(word, rebase->formats,
+		      rebase->dry_run ? NULL : rebase->unlock, &live);
 	if (!r)
 		r = name_layer(rebase, &link);
 	if (!r)
@@ -75,6 +76,9 @@ static int check(const struct arguments *args)
 	if (args->unsafe && (args->job.detach || args->job.bandwidth))
 		return report_fail(EINVAL,
 				   "--detach and --bandwidth are not for -u: nothing is copied.");
+	if (args->unsafe && args->unlock.passphrases.file_count)
+		return report_fail(EINVAL,
+				   "--key-file is not for -u: nothing is decrypted.");
 	return 0;
 }
 
@@ -84,6 +88,7 @@ int cmd_rebase(struct arguments *args)
 		.link = args->backing,
 		.format = args->backing_format,
 		.formats = &args->formats,
+		.unlock = &args->unlock,
 		.force = args->force,
 		.json = args->json,
 		.dry_run = args->dry_run,

@@ -56,7 +56,7 @@ static int resize_device(struct resizing *resizing)
 	struct live live;
 	int r;
 
-	r = live_open(resizing->args->words[0], NULL, &live);
+	r = live_open(resizing->args->words[0], NULL, NULL, &live);
 	if (!r)
 		r = resize_live(resizing, &live);
 	live_close(&live);
@@ -100,9 +100,11 @@ static const struct image *longer_below(const struct chain *chain)
 	return &chain->layers[1];
 }
 
-static int resize_chain(struct resizing *resizing, const struct chain *chain)
+static int resize_chain(struct resizing *resizing, struct unlock *unlock,
+			const struct chain *chain)
 {
 	const struct image *image = &chain->layers[0];
+	const struct image *below = longer_below(chain);
 	int r = parse_size(resizing, image->size);
 
 	if (!r)
@@ -113,21 +115,24 @@ static int resize_chain(struct resizing *resizing, const struct chain *chain)
 	if (!r && resizing->size < resizing->old)
 		r = check_shrink(resizing, chain);
 	if (!r)
+		r = unlock_image(unlock, image);
+	if (!r && below)
+		r = unlock_image(unlock, below);
+	if (!r)
 		r = image_has_more(image);
-	return r < 0 ? r : qemu_resize(image, longer_below(chain), r,
-				       resizing->size);
+	return r < 0 ? r : qemu_resize(image, below, r, unlock, resizing->size);
 }
 
-static int resize_image(struct resizing *resizing, struct formats *formats)
+static int resize_image(struct resizing *resizing, struct arguments *args)
 {
 	struct chain chain;
 	int r;
 
-	r = chain_open(resizing->args->words[0], formats, &chain);
+	r = chain_open(args->words[0], &args->formats, &chain);
 	if (!r)
 		r = job_check_none(chain.layers[0].path);
 	if (!r)
-		r = resize_chain(resizing, &chain);
+		r = resize_chain(resizing, &args->unlock, &chain);
 	chain_close(&chain);
 	return r;
 }
@@ -152,7 +157,7 @@ int cmd_resize(struct arguments *args)
 	r = begin_change(device);
 	if (!r)
 		r = device ? resize_device(&resizing) :
-			resize_image(&resizing, &args->formats);
+			resize_image(&resizing, args);
 	state_unlock();
 	if (!r && args->json)
 		print_result(&resizing);

@@ -144,7 +144,7 @@ static int revert_closed(struct arguments *args)
 	unsigned int below;
 	int r;
 
-	r = live_open(args->words[0], &args->formats, &live);
+	r = live_open(args->words[0], &args->formats, NULL, &live);
 	if (!r)
 		r = live_layer(&live, args->words[1], &below);
 	if (!r)

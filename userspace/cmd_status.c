@@ -46,23 +46,33 @@ static struct json_object *data_json(const struct device_layer *layer)
 	return object;
 }
 
+static void set_device(struct json_object *object, const char *key,
+		       dev_t number)
+{
+	char *device = path_of_device(number);
+
+	json_set_string(object, key, device);
+	free(device);
+}
+
 static struct json_object *layer_json(const struct device_layer *layer)
 {
 	struct json_object *object = json_object_new_object();
-	char *device = path_of_device(layer->device);
 	struct stat st;
 
 	json_set_string(object, "image", layer->path);
 	json_set_string(object, "format", format_name(layer->format));
-	json_set_string(object, "device", device);
+	set_device(object, "device", layer->device);
 	if (file_of(&layer->id, layer->path, &st)) {
 		json_set_number(object, "file-length", st.st_size);
 		json_set_number(object, "file-allocated",
 				(uint64_t)st.st_blocks * 512);
 	}
-	if (layer->data)
+	if (layer->data_path)
 		json_object_object_add(object, "data-file", data_json(layer));
-	free(device);
+	json_set_bool(object, "encrypted", layer->encrypted);
+	if (layer->encrypted)
+		set_device(object, "crypt-device", layer->data);
 	return object;
 }
 
@@ -137,6 +147,14 @@ static void print_data(const struct device_layer *layer)
 	free(device);
 }
 
+static void print_crypt(const struct device_layer *layer)
+{
+	char *device = path_of_device(layer->data);
+
+	printf("            encrypted (LUKS), through %s\n", device);
+	free(device);
+}
+
 static void print_layer(const struct device_layer *layer, unsigned int number)
 {
 	char *device = path_of_device(layer->device);
@@ -144,8 +162,10 @@ static void print_layer(const struct device_layer *layer, unsigned int number)
 	printf("  layer %u:  %s, %s, %s\n", number, layer->path,
 	       format_name(layer->format), device);
 	print_file(&layer->id, layer->path);
-	if (layer->data)
+	if (layer->data_path)
 		print_data(layer);
+	if (layer->encrypted)
+		print_crypt(layer);
 	free(device);
 }
 

@@ -10,6 +10,7 @@
 #include "chain.h"
 #include "freeze.h"
 #include "job.h"
+#include "unlock.h"
 
 /* As many words have a meaning each, by their place. */
 #define WORDS_MAX	3
@@ -53,6 +54,7 @@
  * @shrink: --shrink
  * @no_space_error: --no-space=error
  * @snapshot: --snapshot
+ * @unlock: --key-file, each, and what they have unlocked
  */
 struct arguments {
 	const char *words[WORDS_MAX];
@@ -92,11 +94,13 @@ struct arguments {
 	bool shrink;
 	bool no_space_error;
 	const char *snapshot;
+	struct unlock unlock;
 };
 
 /*
  * All return 0 or a negative errno, reported; or, if they have exit codes of their
- * own, one of these.
+ * own, one of these.  One that needs passphrases that are not known returns -ENOKEY
+ * with nothing changed, see unlock.h, and is run again when they are.
  */
 int cmd_check(struct arguments *args);
 int cmd_open(struct arguments *args);

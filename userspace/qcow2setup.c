@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "commands.h"
 #include "dm.h"
 #include "report.h"
@@ -54,6 +55,7 @@ enum option_id {
 	OPT_SHRINK,
 	OPT_NO_SPACE,
 	OPT_SNAPSHOT,
+	OPT_KEY_FILE,
 	/* No options: stand for chain_options and user_options */
 	OPT_CHAIN,
 	OPT_USERS,
@@ -93,6 +95,7 @@ static const struct option options[] = {
 	{ "shrink", no_argument, NULL, OPT_SHRINK },
 	{ "no-space", required_argument, NULL, OPT_NO_SPACE },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
+	{ "key-file", required_argument, NULL, OPT_KEY_FILE },
 	{ }
 };
 
@@ -118,7 +121,7 @@ struct command {
 
 /* What all commands take that merge or copy images */
 static const int chain_options[] = {
-	OPT_FORMAT, OPT_DRY_RUN, OPT_BANDWIDTH, OPT_DETACH,
+	OPT_FORMAT, OPT_DRY_RUN, OPT_BANDWIDTH, OPT_DETACH, OPT_KEY_FILE,
 };
 
 /* What those of them take that may harm other users of the images */
@@ -126,17 +129,19 @@ static const int user_options[] = { OPT_FORCE, OPT_SEARCH };
 
 static const char chain_usage[] =
 	"\n             [--dry-run] [--bandwidth BYTES] [--detach]\n"
-	"             [--backing-format IMAGE=FORMAT]";
+	"             [--backing-format IMAGE=FORMAT]\n"
+	"             [--key-file [IMAGE=]FILE]";
 
 static const char user_usage[] = " [--force] [--search DIR]";
 
 static const struct command commands[] = {
 	{ "open", cmd_open, 2, 2,
 	  { OPT_READ_ONLY, OPT_FORMAT, OPT_PARTITIONS, OPT_NO_GROW,
-	    OPT_REPAIR, OPT_NO_SPACE, OPT_SNAPSHOT },
+	    OPT_REPAIR, OPT_NO_SPACE, OPT_SNAPSHOT, OPT_KEY_FILE },
 	  "IMAGE NAME [--read-only] [--backing-format IMAGE=FORMAT]\n"
 	  "             [--partitions] [--no-grow] [--repair]\n"
-	  "             [--no-space=queue|error] [--snapshot SNAPSHOT]",
+	  "             [--no-space=queue|error] [--snapshot SNAPSHOT]\n"
+	  "             [--key-file [IMAGE=]FILE]",
 	  "open the chain under IMAGE as /dev/mapper/NAME" },
 	{ "close", cmd_close, 1, 1, { 0 }, "NAME", "close the device NAME" },
 	{ "list", cmd_list, 0, 0, { 0 }, "", "list open devices" },
@@ -148,16 +153,19 @@ static const struct command commands[] = {
 	{ "map", cmd_map, 1, 1, { OPT_FORMAT },
 	  "IMAGE|NAME [--backing-format IMAGE=FORMAT]",
 	  "show which image has what, and where" },
-	{ "check", cmd_check, 1, 1, { OPT_REPAIR }, "IMAGE [--repair]",
+	{ "check", cmd_check, 1, 1, { OPT_REPAIR, OPT_KEY_FILE },
+	  "IMAGE [--repair] [--key-file FILE]",
 	  "check an image that is not open, and repair it" },
 	{ "create", cmd_create, 1, 2,
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT },
 	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]",
 	  "create an image (SIZE and OPTIONS as for qemu-img)" },
 	{ "resize", cmd_resize, 2, 2,
-	  { OPT_SHRINK, OPT_FORCE, OPT_SEARCH, OPT_NO_GROW, OPT_FORMAT },
+	  { OPT_SHRINK, OPT_FORCE, OPT_SEARCH, OPT_NO_GROW, OPT_FORMAT,
+	    OPT_KEY_FILE },
 	  "NAME|IMAGE [+|-]SIZE [--no-grow] [--shrink] [--force]\n"
-	  "             [--search DIR] [--backing-format IMAGE=FORMAT]",
+	  "             [--search DIR] [--backing-format IMAGE=FORMAT]\n"
+	  "             [--key-file [IMAGE=]FILE]",
 	  "make an image longer, also one in use; or shorter" },
 	{ "snapshot", cmd_snapshot, 1, INT_MAX,
 	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_FSFREEZE, OPT_QGA,
@@ -172,9 +180,10 @@ static const struct command commands[] = {
 	  "             [--backing-format IMAGE=FORMAT]",
 	  "go on in OVERLAY from what a lower image shows" },
 	{ "internal", cmd_internal, 2, 3,
-	  { OPT_FSFREEZE, OPT_QGA, OPT_USERS },
+	  { OPT_FSFREEZE, OPT_QGA, OPT_USERS, OPT_KEY_FILE },
 	  "list NAME|IMAGE | create|apply|delete NAME|IMAGE SNAPSHOT\n"
-	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET]",
+	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET]\n"
+	  "             [--key-file FILE]",
 	  "snapshots within an image; SNAPSHOT is an ID or a name" },
 	{ "commit", cmd_commit, 1, 1,
 	  { OPT_TOP, OPT_BASE, OPT_DELETE, OPT_CHAIN, OPT_USERS },
@@ -411,6 +420,8 @@ static int set_option(struct arguments *args, int option)
 	case OPT_SNAPSHOT:
 		args->snapshot = optarg;
 		break;
+	case OPT_KEY_FILE:
+		return passphrases_add(&args->unlock.passphrases, optarg);
 	case OPT_FORMAT:
 		return formats_add(&args->formats, optarg);
 	default:
@@ -510,6 +521,20 @@ static void open_standard_descriptors(void)
 		close(fd);
 }
 
+static int run(const struct command *command, struct arguments *args)
+{
+	int r = command->run(args);
+
+	while (r == -ENOKEY && unlock_is_wanted(&args->unlock)) {
+		r = unlock_wanted(&args->unlock);
+		if (r < 0)
+			break;
+		r = command->run(args);
+	}
+	/* Its exit codes are others. */
+	return r < 0 && command->run == cmd_check ? CHECK_FAILED : r;
+}
+
 int main(int argc, char **argv)
 {
 	const struct command *command = NULL;
@@ -523,9 +548,10 @@ int main(int argc, char **argv)
 	dm_init();
 	r = parse(argc, marked, &args, &command);
 	if (!r && command)
-		r = command->run(&args);
+		r = run(command, &args);
 	formats_free(&args.formats);
 	freeze_free(&args.freeze);
+	unlock_free(&args.unlock);
 	free(args.search);
 	if (marked != argv)
 		free(marked);

@@ -36,9 +36,11 @@ static int note_top(struct live *live, struct dest *dest)
 /*
  * The kernel has emptied it by one sector of its header, so that it is right at
  * any instant: what that leaked is given back. Nobody needs it any more: that it
- * cannot be done, or takes another command, is no more than worth a warning.
+ * cannot be done, or takes another command, is no more than worth a warning. So
+ * it is with encrypted images, whose passphrases a device does not ask for.
  */
-static void give_back(const struct image_id *id, const char *path)
+static void give_back(const struct image_id *id, const char *path,
+		      struct json_object *old)
 {
 	struct check_result result;
 	bool muted = report_muted();
@@ -46,19 +48,22 @@ static void give_back(const struct image_id *id, const char *path)
 
 	report_mute(true);
 	r = attach_wait_gone(id, LOOP_WRITE) ?
-		check_image(path, true, &result) : -EBUSY;
+		check_image(path, NULL, true, &result) : -EBUSY;
 	report_mute(muted);
-	if (r < 0)
-		report_warn("%s is empty, but its clusters are not free: 'qcow2setup check --repair' frees them.",
-			    path);
-	else
+	if (!r) {
 		json_object_put(result.report);
+		return;
+	}
+	trim_top_of(old);
+	report_warn("%s is empty, but its clusters are not free: 'qcow2setup check --repair' frees them.",
+		    path);
 }
 
 /* From here on the device is where it was to get to. */
 static int take_over(struct live *live, struct dest *dest,
 		     const struct mirror *mirror, bool remove)
 {
+	struct json_object *old = device_state_load(live->device.name);
 	char *path = text_copy(live->chain.layers[0].path);
 	struct image_id id = live->chain.layers[0].id;
 	int r;
@@ -73,7 +78,8 @@ static int take_over(struct live *live, struct dest *dest,
 	if (!r)
 		r = jobdev_remove("to");
 	if (!r && !remove)
-		give_back(&id, path);
+		give_back(&id, path, old);
+	json_object_put(old);
 	free(path);
 	return r < 0 ? r : live_refresh(live);
 }

@@ -34,6 +34,7 @@ struct attachment attach_empty(void)
 		.file = -1,
 		.hold = -1,
 		.loop = { .fd = -1 },
+		.crypt = { .hold = -1 },
 	};
 
 	return attachment;
@@ -158,24 +159,11 @@ static void tail_names(const struct image *image, char name[DM_NAME_MAX],
 		 (unsigned long long)image->length);
 }
 
-/* Opens the device, so that it stays; from then on it goes with its last user. */
 static int tail_hold(const char *name, const char *uuid,
 		     struct attachment *attachment)
 {
-	struct dm_state state = dm_query(name);
-	char *path;
-
-	if (!state.exists || !state.live || strcmp(state.uuid, uuid))
-		return -ENODEV;
-	path = text("/dev/dm-%u", minor(state.device));
-	attachment->hold = open(path, O_RDONLY | O_CLOEXEC);
-	free(path);
-	if (attachment->hold < 0)
-		return -errno;
-	attachment->device = state.device;
-	if (!state.deferred)
-		dm_remove(name, true);
-	return 0;
+	attachment->hold = dm_hold(name, uuid, &attachment->device);
+	return attachment->hold < 0 ? attachment->hold : 0;
 }
 
 static int tail_create(const char *name, const char *uuid,
@@ -284,13 +272,23 @@ static int attach_data(const struct image *image, bool change, attach_fn fn,
 	return r;
 }
 
+static int attach_crypt(const struct image *image,
+			struct attachment *attachment)
+{
+	if (!image_encrypted(image))
+		return 0;
+	return crypt_attach(image, attachment->data ? attachment->data->device :
+			    attachment->device, &attachment->crypt);
+}
+
 int attach_read(const struct image *image, bool change,
 		struct attachment *attachment)
 {
 	int r = attach_read_one(image, change, attachment);
 
-	return r < 0 ? r : attach_data(image, change, attach_read_one,
-				       attachment);
+	if (!r)
+		r = attach_data(image, change, attach_read_one, attachment);
+	return r < 0 ? r : attach_crypt(image, attachment);
 }
 
 void attach_show(const struct attachment *attachment,
@@ -298,6 +296,8 @@ void attach_show(const struct attachment *attachment,
 {
 	layer->device = attachment->device;
 	layer->data = attachment->data ? attachment->data->device : 0;
+	if (attachment->crypt.device)
+		layer->data = attachment->crypt.device;
 }
 
 /* A device that is mounted or part of something else is not ours to write. */
@@ -496,14 +496,25 @@ int attach_write(const struct image *image, bool grow,
 {
 	int r = write_one(image, grow, attachment);
 
-	return r < 0 || !attachment->data ? r :
-		write_data(image, attachment->data);
+	if (!r && attachment->data)
+		r = write_data(image, attachment->data);
+	return r < 0 ? r : attach_crypt(image, attachment);
+}
+
+void attach_refit(const struct image_id *id)
+{
+	struct loop loop;
+
+	if (!loop_find(id, LOOP_WRITE, &loop))
+		return;
+	loop_refit(&loop);
+	loop_close(&loop);
+	crypt_refit();
 }
 
 int attach_extend(const struct image *image, uint64_t length)
 {
 	struct image before = *image;
-	struct loop loop;
 	int fd, r = 0;
 
 	if (image->is_device)
@@ -517,15 +528,14 @@ int attach_extend(const struct image *image, uint64_t length)
 	if (fsync(fd) < 0)
 		r = report_errno(errno, "Cannot write %s", image->path);
 	close(fd);
-	if (!r && loop_find(&image->id, LOOP_WRITE, &loop)) {
-		loop_refit(&loop);
-		loop_close(&loop);
-	}
+	if (!r)
+		attach_refit(&image->id);
 	return r;
 }
 
 void attach_release(struct attachment *attachment, bool used)
 {
+	crypt_release(&attachment->crypt);
 	if (attachment->data)
 		attach_release(attachment->data, used);
 	free(attachment->data);
@@ -557,29 +567,34 @@ static bool prune_holder(const struct loop *loop, void *data)
 	return false;
 }
 
-static bool prune_tail(const char *name, void *data)
+static bool prune_helper(const char *name, void *data)
 {
 	struct dm_state state = dm_query(name);
 
 	(void)data;
-	if (state.exists && dm_uuid_is(&state, DM_UUID_TAIL) &&
-	    !state.open_count)
+	if (state.exists && dm_is_helper(&state) && !state.open_count)
 		dm_remove(name, false);
 	return false;
+}
+
+static bool is_helper_name(const char *name)
+{
+	return !strncmp(name, TAIL_NAME, strlen(TAIL_NAME)) ||
+		!strncmp(name, CRYPT_NAME, strlen(CRYPT_NAME));
 }
 
 /*
  * libdevmapper removes a node when it is told to remove the device, and does
  * not if it is killed at that moment.
  */
-static void prune_tail_nodes(void)
+static void prune_nodes(void)
 {
 	struct dirent *entry;
 	DIR *dir;
 
 	dir = opendir(dm_dir());
 	while (dir && (entry = readdir(dir))) {
-		if (!strncmp(entry->d_name, TAIL_NAME, strlen(TAIL_NAME)))
+		if (is_helper_name(entry->d_name))
 			dm_drop_node(entry->d_name);
 	}
 	if (dir)
@@ -601,8 +616,9 @@ static bool loop_is_ours(int index)
 void attach_prune(void)
 {
 	loop_each(prune_holder, NULL);
-	dm_each(prune_tail, NULL);
-	prune_tail_nodes();
+	dm_each(prune_helper, NULL);
+	prune_nodes();
+	crypt_prune();
 	loop_marks_prune(loop_is_ours);
 }
 

@@ -11,18 +11,21 @@
  *   block device       itself, and a loop device that only holds the locks
  *
  * An external data file is attached with its image, in the same role and in the
- * same ways; to be written it becomes at least as long as the image's disk.
+ * same ways; to be written it becomes at least as long as the image's disk.  Over
+ * the data of an encrypted image there is a dm-crypt device besides, for which the
+ * kernel must have the key, see unlock.h.
  *
  * Until a table uses it, an attachment lives by a descriptor of this process:
  * if the process dies, the kernel clears it. Only the loop devices that hold
- * locks of block devices stay, and are cleared by the next command (recover.h)
- * or attach_prune().
+ * locks of block devices stay, and keys of encrypted images: the next command
+ * (recover.h) or attach_prune() clears them.
  *
  * Call all of these with the state lock held.
  */
 #ifndef ATTACH_H
 #define ATTACH_H
 
+#include "crypt.h"
 #include "device.h"
 #include "image.h"
 #include "lock.h"
@@ -37,6 +40,7 @@
  * @loop: that one
  * @length: of the file before it was made longer
  * @data: of the external data file, or NULL
+ * @crypt: decrypts the data, where the image is encrypted
  */
 struct attachment {
 	dev_t device;
@@ -46,6 +50,7 @@ struct attachment {
 	struct loop loop;
 	uint64_t length;
 	struct attachment *data;
+	struct crypt crypt;
 };
 
 /**
@@ -114,6 +119,12 @@ int attach_write(const struct image *image, bool grow,
  */
 int attach_extend(const struct image *image, uint64_t length);
 
+/**
+ * attach_refit() - what shows a file that is open for writing gets its length
+ * @id: the image, or an external data file
+ */
+void attach_refit(const struct image_id *id);
+
 /** attach_show() - name what was attached in a layer of a table line */
 void attach_show(const struct attachment *attachment,
 		 struct device_layer *layer);
@@ -130,7 +141,7 @@ void attach_release(struct attachment *attachment, bool used);
 
 /**
  * attach_prune() - clear what nothing uses: loop devices that hold locks for
- * no table, tail devices, marks for udev
+ * no table, tail and dm-crypt devices, keys, marks for udev
  */
 void attach_prune(void);
 

@@ -15,9 +15,9 @@
 
 static int check_possible(const struct image *image)
 {
-	if (image->header.crypt_method)
+	if (image->header.crypt_method == QCOW2_CRYPT_AES)
 		return report_fail(EOPNOTSUPP,
-				   "%s is encrypted: qemu-img cannot check it without its key. Give it that: 'qemu-img check --object secret,id=key,file=FILE --image-opts driver=qcow2,encrypt.key-secret=key,file.filename=%s'.",
+				   "%s is encrypted with the legacy AES of qcow2: qemu-img cannot check it without its key. Give it that: 'qemu-img check --object secret,id=key,file=FILE --image-opts driver=qcow2,encrypt.key-secret=key,file.filename=%s'.",
 				   image->path, image->path);
 	return 0;
 }
@@ -73,10 +73,10 @@ static int look_at_tail(const char *path, bool repair,
 		cut_tail(path, result) : r;
 }
 
-static int run_check(const struct image *image, bool repair,
-		     struct check_result *result)
+static int run_check(const struct image *image, const struct unlock *unlock,
+		     bool repair, struct check_result *result)
 {
-	int r = qemu_check(image, repair, &result->report);
+	int r = qemu_check(image, unlock, repair, &result->report);
 
 	if (r < 0)
 		return r;
@@ -98,7 +98,8 @@ static bool is_qcow2(const struct image *image)
 	return result;
 }
 
-int check_image(const char *path, bool repair, struct check_result *result)
+int check_image(const char *path, struct unlock *unlock, bool repair,
+		struct check_result *result)
 {
 	struct image image;
 	int r;
@@ -111,10 +112,13 @@ int check_image(const char *path, bool repair, struct check_result *result)
 	if (!r)
 		r = check_possible(&image);
 	if (!r)
+		r = unlock ? unlock_image(unlock, &image) :
+			image_encrypted(&image) ? -ENOKEY : 0;
+	if (!r)
 		r = attach_check_unused(&image, repair ? ROLE_WRITE :
 					ROLE_READ);
 	if (!r)
-		r = run_check(&image, repair, result);
+		r = run_check(&image, unlock, repair, result);
 	image_close(&image);
 	return r;
 }

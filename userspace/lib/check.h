@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 
 #include "image.h"
+#include "unlock.h"
 
 /**
  * enum check_outcome - exit codes of 'qemu-img check', see qemu-img(1)
@@ -42,15 +43,17 @@ struct check_result {
 /**
  * check_image() - check an image
  * @path: the image
+ * @unlock: passphrases; NULL: encrypted images cannot be checked
  * @repair: repair what is wrong, and cut a tail that nothing uses
  * @result: what was found
  *
  * Refuses images that are in use.  Call it with the state lock held.
  *
- * Return: 0, or an error, reported, if the check could not be completed; it is
- * CHECK_FAILED then, or CHECK_UNSUPPORTED.
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported, if the check could
+ * not be completed; it is CHECK_FAILED then, or CHECK_UNSUPPORTED.
  */
-int check_image(const char *path, bool repair, struct check_result *result);
+int check_image(const char *path, struct unlock *unlock, bool repair,
+		struct check_result *result);
 
 /**
  * check_needs_repair() - must this image be repaired before it is written?

@@ -133,26 +133,22 @@ static int attach(struct dest *dest, uint64_t size)
 	return r < 0 ? r : live_reread(dest->live, dest->index);
 }
 
-static dev_t data_device(const struct dest *dest)
-{
-	return dest->writes.data ? dest->writes.data->device : 0;
-}
-
 /* The chain's device is to read what is written from now on. */
 static int read_through(struct dest *dest)
 {
 	struct device *device = &dest->live->device;
+	const struct device_layer *old = &device->layers[dest->index];
 	struct pivot pivot = pivot_same(device);
-	struct device_layer *layers;
+	struct device_layer new = *old, *layers;
 	int r;
 
+	attach_show(&dest->writes, &new);
 	/* Block devices are what they were. */
-	if (device->layers[dest->index].device == dest->writes.device &&
-	    device->layers[dest->index].data == data_device(dest))
+	if (new.device == old->device && new.data == old->data)
 		return 0;
 	layers = grow_array(NULL, device->count, sizeof(*layers));
 	memcpy(layers, device->layers, device->count * sizeof(*layers));
-	attach_show(&dest->writes, &layers[dest->index]);
+	layers[dest->index] = new;
 	pivot.layers = layers;
 	r = pivot_run(device, &pivot);
 	free(layers);

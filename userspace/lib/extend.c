@@ -118,17 +118,14 @@ static int extend_qcow2(const struct live *live, uint64_t size)
 static int set_length(const struct image *image, uint64_t length)
 {
 	int fd = open(image->path, O_RDWR | O_CLOEXEC), r = 0;
-	struct loop loop;
 
 	if (fd < 0)
 		return report_errno(errno, "Cannot open %s", image->path);
 	if (ftruncate(fd, length) < 0 || fsync(fd) < 0)
 		r = report_errno(errno, "Cannot make %s longer", image->path);
 	close(fd);
-	if (!r && loop_find(&image->id, LOOP_WRITE, &loop)) {
-		loop_refit(&loop);
-		loop_close(&loop);
-	}
+	if (!r)
+		attach_refit(&image->id);
 	return r;
 }
 

@@ -318,17 +318,6 @@ void image_close(struct image *image)
 	image->unknown_features = NULL;
 }
 
-static const char *unsupported_feature(const struct image *image)
-{
-	const struct qcow2_header *h = &image->header;
-
-	if (h->crypt_method == 1)
-		return "legacy AES encryption";
-	if (h->crypt_method == 2)
-		return "LUKS encryption";
-	return NULL;
-}
-
 int image_data_path(const struct image *image, char **path)
 {
 	*path = NULL;
@@ -429,9 +418,10 @@ int image_check_usable(const struct image *image, bool role_write)
 		return report_fail(EOPNOTSUPP,
 				   "%s needs an incompatible feature that is not known here: %s.",
 				   image->path, image->unknown_features);
-	if (unsupported_feature(image))
-		return report_fail(EOPNOTSUPP, "%s: %s: not supported yet.",
-				   image->path, unsupported_feature(image));
+	if (image->header.crypt_method == QCOW2_CRYPT_AES)
+		return report_fail(EOPNOTSUPP,
+				   "%s is encrypted with the legacy AES of qcow2, which is not supported, as its IVs can be predicted: convert it with 'qemu-img convert' to an image with LUKS encryption.",
+				   image->path);
 	/* The last sector of a file is completed by whoever attaches it. */
 	if (!image->is_device)
 		bytes = round_up(bytes, 512);

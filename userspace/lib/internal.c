@@ -189,6 +189,7 @@ static int edit_locked(const struct internal *in, int fd)
 		.is_device = in->image.is_device,
 		.keep = fd,
 		.errors = -1,
+		.passphrase = in->passphrase,
 	};
 	int r;
 
@@ -241,6 +242,16 @@ static int check_overlays(const struct internal *in)
 	return users_check(&users, &victim, 1);
 }
 
+/* qemu-img opens nothing that it cannot decrypt. */
+static int unlock(struct internal *in)
+{
+	int r = unlock_image(in->unlock, &in->image);
+
+	if (!r)
+		in->passphrase = unlock_passphrase(in->unlock, &in->image);
+	return r;
+}
+
 int internal_closed(struct internal *in, const char *path)
 {
 	char *subject = absolute_path(path);
@@ -256,7 +267,7 @@ int internal_closed(struct internal *in, const char *path)
 	if (!r && in->action == INTERNAL_APPLY)
 		r = check_overlays(in);
 	free(subject);
-	return r;
+	return r < 0 ? r : unlock(in);
 }
 
 /* What was read before it was locked may have changed. */
@@ -354,7 +365,9 @@ int internal_device(struct internal *in, const char *name)
 		r = choose(in);
 	if (!r && in->action == INTERNAL_APPLY)
 		r = holders_check(name);
-	return r < 0 ? r : freeze_check(in->freeze);
+	if (!r)
+		r = freeze_check(in->freeze);
+	return r < 0 ? r : unlock(in);
 }
 
 /*
@@ -381,7 +394,8 @@ static int make_room(const struct internal *in)
  */
 
 static int edit_live(enum internal_action action, const char *argument,
-		     const struct device *device, int errors)
+		     const struct device *device,
+		     const struct passphrase *passphrase, int errors)
 {
 	char *path = path_of_device(device->layers[0].device);
 	struct qemu_snapshot edit = {
@@ -391,6 +405,7 @@ static int edit_live(enum internal_action action, const char *argument,
 		.is_device = true,
 		.keep = -1,
 		.errors = errors,
+		.passphrase = passphrase,
 	};
 	int r = qemu_snapshot(&edit);
 
@@ -441,11 +456,12 @@ static int edit_device(void *data)
 
 	if (r < 0)
 		return r;
-	r = edit_live(in->action, in->argument, &in->device, in->errors);
+	r = edit_live(in->action, in->argument, &in->device, in->passphrase,
+		      in->errors);
 	/* It may have been carried out in part. */
 	if (r == -EINTR && apply)
 		r = edit_live(in->action, in->argument, &in->device,
-			      in->errors);
+			      in->passphrase, in->errors);
 	if (!r && apply && fit_table(&in->device) < 0)
 		r = -ERANGE;
 	return r;
@@ -555,9 +571,9 @@ void internal_close(struct internal *in)
  */
 
 /*
- * Nobody has written since, so that it can be applied again. What the device had
- * loaded may have the wrong length, and the old table, too. Messages may be for a
- * file on the device: they come when it goes on.
+ * Nobody has written since, so that it can be applied again, where that takes no
+ * passphrase. What the device had loaded may have the wrong length, and the old
+ * table, too. Messages may be for a file on the device: they come when it goes on.
  */
 static int resume_device(const struct device *device, const char *id)
 {
@@ -566,7 +582,7 @@ static int resume_device(const struct device *device, const char *id)
 
 	report_mute(true);
 	if (id)
-		edit = edit_live(INTERNAL_APPLY, id, device, errors);
+		edit = edit_live(INTERNAL_APPLY, id, device, NULL, errors);
 	r = fit_table(device);
 	if (r < 0)
 		r = pivot_load(device, &same);

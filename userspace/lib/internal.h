@@ -12,6 +12,7 @@
 #include "device.h"
 #include "freeze.h"
 #include "snaptable.h"
+#include "unlock.h"
 #include "users.h"
 
 enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
@@ -23,11 +24,13 @@ enum internal_action { INTERNAL_CREATE, INTERNAL_APPLY, INTERNAL_DELETE };
  * @freeze: what is frozen meanwhile; set by the caller for internal_device()
  * @users: where to look for overlays, which stop an apply; set by the caller for
  *	internal_closed(), but for the chain
+ * @unlock: passphrases; set by the caller
  * @entry: in the journal; set by the caller before internal_run()
  * @device: the device that writes to the image, if it is open
  * @image: the image
  * @argument: what qemu-img takes for the snapshot
  * @size: what the image must have room for when all is done, bytes
+ * @passphrase: of the image, or NULL
  * @errors: what qemu-img says meanwhile; a descriptor
  */
 struct internal {
@@ -35,11 +38,13 @@ struct internal {
 	const char *word;
 	const struct freeze *freeze;
 	struct users users;
+	struct unlock *unlock;
 	struct json_object *entry;
 	struct device device;
 	struct image image;
 	char *argument;
 	uint64_t size;
+	const struct passphrase *passphrase;
 	int errors;
 };
 
@@ -51,7 +56,7 @@ struct internal {
  *
  * Checks what can be checked. Call it with the state lock held.
  *
- * Return: 0 or an error, reported.
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported.
  */
 int internal_closed(struct internal *in, const char *path);
 
@@ -60,7 +65,7 @@ int internal_closed(struct internal *in, const char *path);
  * @in: as for internal_closed()
  * @name: the device
  *
- * Return: 0 or an error, reported.
+ * Return: as for internal_closed().
  */
 int internal_device(struct internal *in, const char *name);
 

@@ -65,7 +65,7 @@ static int check_layers(const struct chain *chain)
 	return r;
 }
 
-static int open_closed(struct live *live)
+static int open_closed(struct live *live, struct unlock *unlock)
 {
 	struct image_user user;
 	int r;
@@ -77,17 +77,20 @@ static int open_closed(struct live *live)
 		r = chain_open(live->word, live->formats, &live->chain);
 	if (!r && device_uses(&live->chain.layers[0].id, false, &user))
 		r = device_refuse(live->word, &user);
-	return r < 0 ? r : check_layers(&live->chain);
+	if (!r)
+		r = check_layers(&live->chain);
+	return r < 0 || !unlock ? r : unlock_chain(unlock, &live->chain);
 }
 
-int live_open(const char *word, struct formats *formats, struct live *live)
+int live_open(const char *word, struct formats *formats, struct unlock *unlock,
+	      struct live *live)
 {
 	int r;
 
 	memset(live, 0, sizeof(*live));
 	live->word = word;
 	live->formats = formats;
-	r = word_is_path(word) ? open_closed(live) : open_device(live);
+	r = word_is_path(word) ? open_closed(live, unlock) : open_device(live);
 	if (!r)
 		live->left = leftover_layers(live->subject, &live->chain,
 					     &live->again);

@@ -12,6 +12,7 @@
 #include "chain.h"
 #include "device.h"
 #include "recover.h"
+#include "unlock.h"
 
 /**
  * struct live - a chain at work
@@ -41,14 +42,16 @@ struct live {
  * live_open() - look at a chain
  * @word: name of a device, or path of an image that is in no open device
  * @formats: formats given, for a closed chain
+ * @unlock: passphrases, as well; NULL: nothing is going to be attached
  * @live: result; live_close() it, after errors as well
  *
  * Refuses devices that cannot change their table now, and subjects of a job.
  * Nothing is changed. Call it with the state lock held.
  *
- * Return: 0 or an error, reported.
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported.
  */
-int live_open(const char *word, struct formats *formats, struct live *live);
+int live_open(const char *word, struct formats *formats, struct unlock *unlock,
+	      struct live *live);
 
 /** live_close() - free what live_open() filled */
 void live_close(struct live *live);

@@ -14,7 +14,89 @@
 #include "report.h"
 #include "run.h"
 
-#define MAX_ARGS	20
+#define MAX_ARGS	24
+
+/* An image and the one below it */
+#define MAX_SECRETS	2
+
+/* What a pipe holds if nothing is said, see pipe(7) */
+#define PIPE_BYTES	65536
+
+/**
+ * struct call - a command line of qemu-img
+ * @argv: its words
+ * @count: of @argv
+ * @secrets: pipes with passphrases: the ends to be read
+ * @objects: words that name these
+ * @secret_count: of both
+ */
+struct call {
+	const char *argv[MAX_ARGS];
+	unsigned int count;
+	int secrets[MAX_SECRETS];
+	char *objects[MAX_SECRETS];
+	unsigned int secret_count;
+};
+
+static void add_word(struct call *call, const char *word)
+{
+	call->argv[call->count++] = word;
+}
+
+static void call_begin(struct call *call, const char *command)
+{
+	memset(call, 0, sizeof(*call));
+	add_word(call, "qemu-img");
+	add_word(call, command);
+}
+
+static void call_end(struct call *call)
+{
+	while (call->secret_count) {
+		close(call->secrets[--call->secret_count]);
+		free(call->objects[call->secret_count]);
+	}
+}
+
+/* What does not fit would wait for a reader. */
+static int fill_pipe(int fd, const struct passphrase *passphrase)
+{
+	if (passphrase->size > PIPE_BYTES &&
+	    fcntl(fd, F_SETPIPE_SZ, passphrase->size) < 0)
+		return report_errno(errno, "The passphrase is too long");
+	if (write(fd, passphrase->data, passphrase->size) !=
+	    (ssize_t)passphrase->size)
+		return report_fail(EIO, "Cannot write into a pipe.");
+	return 0;
+}
+
+/*
+ * qemu-img reads the passphrase once, from a pipe that it inherits: nobody else sees
+ * it, and it is in no memory that can be swapped out.  It is key0, key1 in this
+ * order.
+ */
+static int add_secret(struct call *call, const struct passphrase *passphrase)
+{
+	int ends[2], r;
+
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+		return report_errno(errno, "Cannot make a pipe");
+	r = fill_pipe(ends[1], passphrase);
+	close(ends[1]);
+	if (!r && fcntl(ends[0], F_SETFD, 0) < 0)
+		r = report_errno(errno, "Cannot make a pipe");
+	if (r < 0) {
+		close(ends[0]);
+		return r;
+	}
+	call->secrets[call->secret_count] = ends[0];
+	call->objects[call->secret_count] =
+		text("secret,id=key%u,file=/proc/self/fd/%d",
+		     call->secret_count, ends[0]);
+	add_word(call, "--object");
+	add_word(call, call->objects[call->secret_count++]);
+	return 0;
+}
 
 int qemu_missing(void)
 {
@@ -99,34 +181,43 @@ static int make_durable(const char *path)
 	return r;
 }
 
-int qemu_create(const struct new_image *image)
+static void add_create_words(struct call *call, const struct new_image *image)
 {
-	const char *argv[MAX_ARGS] = { "qemu-img", "create", "-q", "-f", "qcow2" };
-	char *directory = directory_of(image->path);
-	unsigned int n = 5;
-	int r;
-
+	add_word(call, "-q");
+	add_word(call, "-f");
+	add_word(call, "qcow2");
 	if (image->options) {
-		argv[n++] = "-o";
-		argv[n++] = image->options;
+		add_word(call, "-o");
+		add_word(call, image->options);
 	}
 	if (image->backing) {
-		argv[n++] = "-u";
-		argv[n++] = "-b";
-		argv[n++] = image->backing;
-		argv[n++] = "-F";
-		argv[n++] = image->backing_format;
+		add_word(call, "-u");
+		add_word(call, "-b");
+		add_word(call, image->backing);
+		add_word(call, "-F");
+		add_word(call, image->backing_format);
 	}
-	argv[n++] = "--";
-	argv[n++] = image->path;
+	add_word(call, "--");
+	add_word(call, image->path);
 	if (image->size)
-		argv[n++] = image->size;
+		add_word(call, image->size);
+}
+
+int qemu_create(const struct new_image *image)
+{
+	char *directory = directory_of(image->path);
+	struct call call;
+	int r;
+
+	call_begin(&call, "create");
+	add_create_words(&call, image);
 	/* What it takes the name of a data file from, which we see from there */
-	r = run_qemu_img(argv, directory);
+	r = run_qemu_img(call.argv, directory);
 	if (!r)
 		r = make_durable(image->path);
 	if (!r && image->data)
 		r = make_durable(image->data);
+	call_end(&call);
 	free(directory);
 	return r;
 }
@@ -188,40 +279,43 @@ static char *name_of(struct json_object *node)
 	return name;
 }
 
+/* Without a passphrase the image is not encrypted. */
+static int add_key(struct call *call, const struct passphrase *passphrase,
+		   struct json_object *node)
+{
+	struct json_object *encrypt;
+	char key[16];
+	int r;
+
+	if (!passphrase)
+		return 0;
+	snprintf(key, sizeof(key), "key%u", call->secret_count);
+	r = add_secret(call, passphrase);
+	if (r < 0)
+		return r;
+	encrypt = json_object_new_object();
+	json_set_string(encrypt, "format", "luks");
+	json_set_string(encrypt, "key-secret", key);
+	json_object_object_add(node, "encrypt", encrypt);
+	return 0;
+}
+
 /*
  * The image alone: what it is linked to may be missing, in use, or of a format that
  * QEMU would have to guess.
  */
-static char *name_alone(const struct image *image)
+static int node_to_open(struct call *call, const struct image *image,
+			const struct unlock *unlock, struct json_object **node)
 {
-	return name_of(node_with_data(image));
+	*node = node_with_data(image);
+	return add_key(call, unlock_passphrase(unlock, image), *node);
 }
 
-/* QEMU makes the new part zeroes where what is below is longer. */
-static char *name_over(const struct image *image, struct json_object *below)
+static int run_check(struct call *call, struct json_object **report)
 {
-	struct json_object *node = node_with_data(image);
+	char *output;
+	int r = run_output(call->argv, &output);
 
-	if (below)
-		json_object_object_add(node, "backing", below);
-	return name_of(node);
-}
-
-int qemu_check(const struct image *image, bool repair,
-	       struct json_object **report)
-{
-	char *name = name_alone(image), *output;
-	const char *argv[MAX_ARGS] = {
-		"qemu-img", "check", "--output=json", name,
-	};
-	int r;
-
-	if (repair) {
-		argv[4] = "-r";
-		argv[5] = "all";
-	}
-	*report = NULL;
-	r = run_output(argv, &output);
 	if (output && *output)
 		*report = json_tokener_parse(output);
 	if (r == -ENOENT)
@@ -229,23 +323,70 @@ int qemu_check(const struct image *image, bool repair,
 	else if (r == -EINTR)
 		report_fail(EIO, "qemu-img failed.");
 	free(output);
+	return r;
+}
+
+int qemu_check(const struct image *image, const struct unlock *unlock,
+	       bool repair, struct json_object **report)
+{
+	struct json_object *node;
+	struct call call;
+	char *name;
+	int r;
+
+	*report = NULL;
+	call_begin(&call, "check");
+	r = node_to_open(&call, image, unlock, &node);
+	name = name_of(node);
+	add_word(&call, "--output=json");
+	if (repair) {
+		add_word(&call, "-r");
+		add_word(&call, "all");
+	}
+	add_word(&call, name);
+	if (!r)
+		r = run_check(&call, report);
+	call_end(&call);
 	free(name);
 	return r;
 }
 
-int qemu_resize(const struct image *image, const struct image *below,
-		bool hide, uint64_t size)
+/* QEMU makes the new part zeroes where what is below is longer. */
+static int node_over(struct call *call, const struct image *image,
+		     const struct image *below, const struct unlock *unlock,
+		     struct json_object **node)
 {
-	struct json_object *node = below ? node_with_data(below) :
-		hide ? node_of_zeroes(size) : NULL;
-	char *name = name_over(image, node), bytes[24];
-	const char *argv[MAX_ARGS] = {
-		"qemu-img", "resize", "-q", "--shrink", name, bytes,
-	};
+	struct json_object *lower;
+	int r = node_to_open(call, image, unlock, node);
+
+	if (r < 0 || !below)
+		return r;
+	r = node_to_open(call, below, unlock, &lower);
+	json_object_object_add(*node, "backing", lower);
+	return r;
+}
+
+int qemu_resize(const struct image *image, const struct image *below,
+		bool hide, const struct unlock *unlock, uint64_t size)
+{
+	struct json_object *node;
+	struct call call;
+	char bytes[24], *name;
 	int r;
 
 	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
-	r = run_qemu_img(argv, NULL);
+	call_begin(&call, "resize");
+	r = node_over(&call, image, below, unlock, &node);
+	if (hide && !below)
+		json_object_object_add(node, "backing", node_of_zeroes(size));
+	name = name_of(node);
+	add_word(&call, "-q");
+	add_word(&call, "--shrink");
+	add_word(&call, name);
+	add_word(&call, bytes);
+	if (!r)
+		r = run_qemu_img(call.argv, NULL);
+	call_end(&call);
 	free(name);
 	return r < 0 ? r : sync_path(image->path, 0);
 }
@@ -254,15 +395,19 @@ int qemu_resize(const struct image *image, const struct image *below,
  * With lazy refcounts a killed qemu-img would leave the dirty bit set, and the
  * kernel does not write to such an image.
  */
-static char *name_to_edit(const struct qemu_snapshot *edit)
+static int name_to_edit(struct call *call, const struct qemu_snapshot *edit,
+			char **name)
 {
 	struct json_object *node, *file;
+	int r;
 
 	node = node_at(edit->path, edit->is_device, FORMAT_QCOW2);
 	json_object_object_get_ex(node, "file", &file);
 	json_set_string(file, "locking", "off");
 	json_set_bool(node, "lazy-refcounts", false);
-	return name_of(node);
+	r = add_key(call, edit->passphrase, node);
+	*name = name_of(node);
+	return r;
 }
 
 int qemu_snapshot(const struct qemu_snapshot *edit)
@@ -272,13 +417,19 @@ int qemu_snapshot(const struct qemu_snapshot *edit)
 		.errors = edit->errors,
 		.keep = edit->keep,
 	};
-	char *name = name_to_edit(edit);
-	const char *const argv[] = {
-		"qemu-img", "snapshot", edit->option, edit->name, "--", name,
-		NULL,
-	};
-	int r = run_program(argv, &files);
+	struct call call;
+	char *name;
+	int r;
 
+	call_begin(&call, "snapshot");
+	r = name_to_edit(&call, edit, &name);
+	add_word(&call, edit->option);
+	add_word(&call, edit->name);
+	add_word(&call, "--");
+	add_word(&call, name);
+	if (!r)
+		r = run_program(call.argv, &files);
+	call_end(&call);
 	free(name);
 	return r;
 }

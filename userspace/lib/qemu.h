@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "image.h"
+#include "unlock.h"
 
 /**
  * struct new_image - an image to be made
@@ -54,6 +55,7 @@ int qemu_create(const struct new_image *image);
 /**
  * qemu_check() - have an image checked, without those below it
  * @image: a qcow2 image that is not open elsewhere
+ * @unlock: has its passphrase, if it is encrypted
  * @repair: repair what is wrong
  * @report: result, an ImageCheck of QEMU's qapi/block-core.json, to be put;
  *	NULL if the check could not be completed
@@ -62,14 +64,15 @@ int qemu_create(const struct new_image *image);
  *
  * Return: the exit status of 'qemu-img check', or an error, reported.
  */
-int qemu_check(const struct image *image, bool repair,
-	       struct json_object **report);
+int qemu_check(const struct image *image, const struct unlock *unlock,
+	       bool repair, struct json_object **report);
 
 /**
  * qemu_resize() - give an image another size
  * @image: the image, not open elsewhere
  * @below: the image below it, where that is longer, so that it is hidden; or NULL
  * @hide: so is what the image itself has behind its end
+ * @unlock: has the passphrases of both, if they are encrypted
  * @size: bytes
  *
  * It is durable when this returns.
@@ -77,7 +80,7 @@ int qemu_check(const struct image *image, bool repair,
  * Return: 0 or an error, reported.
  */
 int qemu_resize(const struct image *image, const struct image *below,
-		bool hide, uint64_t size);
+		bool hide, const struct unlock *unlock, uint64_t size);
 
 /**
  * struct qemu_snapshot - what "qemu-img snapshot" is to do
@@ -87,6 +90,7 @@ int qemu_resize(const struct image *image, const struct image *below,
  * @is_device: it is a block device
  * @keep: descriptor with the locks of the image, which qemu-img gets, too; or -1
  * @errors: where its messages go; -1 for standard error
+ * @passphrase: of the image, if it is encrypted, or NULL
  */
 struct qemu_snapshot {
 	const char *option;
@@ -95,6 +99,7 @@ struct qemu_snapshot {
 	bool is_device;
 	int keep;
 	int errors;
+	const struct passphrase *passphrase;
 };
 
 /**

@@ -84,6 +84,32 @@ static int check_fresh(const struct work *work)
 	return r;
 }
 
+static bool is_in(const struct chain *chain, const struct image *image)
+{
+	unsigned int i;
+
+	for (i = 0; i < chain->count; i++) {
+		if (image_id_equal(&chain->layers[i].id, &image->id))
+			return true;
+	}
+	return false;
+}
+
+/* Who has the old chain open knows the passphrases of that. */
+static int unlock_fresh(const struct work *work)
+{
+	const struct image *layer;
+	unsigned int i;
+	int r = 0;
+
+	for (i = 0; i < work->fresh.count && !r; i++) {
+		layer = &work->fresh.layers[i];
+		if (!is_in(&work->what->live->chain, layer))
+			r = unlock_install(work->what->unlock, layer);
+	}
+	return r;
+}
+
 static int open_fresh(struct work *work)
 {
 	const struct rebase *what = work->what;
@@ -99,7 +125,9 @@ static int open_fresh(struct work *work)
 		r = chain_open(path, what->formats, &work->fresh);
 	free(given);
 	free(path);
-	return r < 0 ? r : check_fresh(work);
+	if (!r)
+		r = check_fresh(work);
+	return r < 0 || what->dry_run ? r : unlock_fresh(work);
 }
 
 static int check(const struct work *work)

@@ -14,6 +14,7 @@
  * @link: the new backing link as it is to stand in the image; "" for none
  * @format: of the image it leads to, by name; may be NULL for none
  * @formats: formats that the images of the new chain do not record
+ * @unlock: passphrases of the images
  * @force: other users do not matter, if they have the images not open; for
  *	rebase_link() alone
  * @json: print JSON
@@ -27,6 +28,7 @@ struct rebase {
 	const char *link;
 	const char *format;
 	struct formats *formats;
+	struct unlock *unlock;
 	bool force;
 	bool json;
 	bool dry_run;
@@ -39,7 +41,7 @@ struct rebase {
  * rebase_run() - change the link; the contents stay
  * @rebase: what; state lock held
  *
- * Return: 0 or an error, reported.
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported.
  */
 int rebase_run(const struct rebase *rebase);
 

@@ -37,9 +37,9 @@
 #include "state.h"
 #include "trim.h"
 
-/* How long a tail device may take to go: the kernel does it in a work item. */
-#define TAIL_TRIES	100
-#define TAIL_MSEC	20
+/* How long tail devices and their like may take to go: it is done by a work item. */
+#define GONE_TRIES	100
+#define GONE_MSEC	20
 
 /* How long a command that only looks waits for one that changes something */
 #define LOOK_TRIES	100
@@ -496,6 +496,7 @@ int recover(void)
 	/* What it cannot clean stands in nobody's way but that device's. */
 	r = jobdev_clean(NULL);
 	attach_prune();
+	crypt_refit();
 	if (!r)
 		job_each(cut_grown, NULL);
 	device_state_prune(same_device);
@@ -549,23 +550,22 @@ int begin_look(void)
 void end_change(void)
 {
 	recover();
-	wait_tails_gone();
+	wait_helpers_gone();
 	attach_settle();
 }
 
-static bool visit_tail(const char *name, void *data)
+static bool visit_helper(const char *name, void *data)
 {
 	struct dm_state state = dm_query(name);
 
 	(void)data;
-	return state.exists && dm_uuid_is(&state, DM_UUID_TAIL) &&
-		!state.open_count;
+	return state.exists && dm_is_helper(&state) && !state.open_count;
 }
 
-void wait_tails_gone(void)
+void wait_helpers_gone(void)
 {
 	int tries;
 
-	for (tries = 0; tries < TAIL_TRIES && dm_each(visit_tail, NULL); tries++)
-		usleep(TAIL_MSEC * 1000);
+	for (tries = 0; tries < GONE_TRIES && dm_each(visit_helper, NULL); tries++)
+		usleep(GONE_MSEC * 1000);
 }

@@ -8,7 +8,7 @@
  * failure goes it.
  *
  * Most needs no undoing: loop devices clear themselves with their last user,
- * and so do tail devices.
+ * and so do tail and dm-crypt devices.
  */
 #ifndef RECOVER_H
 #define RECOVER_H
@@ -82,7 +82,7 @@ int begin_look(void);
  */
 void trim_top_of(struct json_object *state);
 
-/** wait_tails_gone() - wait a little until tail devices without users are gone */
-void wait_tails_gone(void);
+/** wait_helpers_gone() - wait a little until no helper device is without users */
+void wait_helpers_gone(void);
 
 #endif /* RECOVER_H */
