@@ -12,7 +12,7 @@
 #include "report.h"
 #include "state.h"
 
-static int copy(const struct arguments *args, struct live *live)
+static int copy(struct arguments *args, struct live *live)
 {
 	struct duplicate duplicate = {
 		.live = live,
@@ -20,6 +20,8 @@ static int copy(const struct arguments *args, struct live *live)
 		.format = FORMAT_QCOW2,
 		.shallow = args->shallow,
 		.pivot = args->pivot,
+		.plain = args->plain,
+		.unlock = &args->unlock,
 		.json = args->json,
 		.dry_run = args->dry_run,
 		.job = args->job,

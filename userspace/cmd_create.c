@@ -18,6 +18,38 @@
 #include "size.h"
 #include "state.h"
 
+static int check_format(const char *format)
+{
+	if (!strcmp(format, "luks"))
+		return 0;
+	if (!strcmp(format, "aes"))
+		return report_fail(EOPNOTSUPP,
+				   "The legacy AES of qcow2 is not supported, as its IVs can be predicted: use -o encrypt.format=luks.");
+	return report_fail(EINVAL,
+			   "Encryption format '%s' is not supported (luks is).",
+			   format);
+}
+
+static int check_encryption(const char *options)
+{
+	char *format = qemu_option(options, "encrypt.format");
+	char *secret = qemu_option(options, "encrypt.key-secret");
+	char *legacy = qemu_option(options, "encryption");
+	int r = 0;
+
+	if (legacy && strcmp(legacy, "off"))
+		r = check_format("aes");
+	if (!r && secret)
+		r = report_fail(EINVAL,
+				"Give the passphrase with --key-file, not with -o.");
+	if (!r && format)
+		r = check_format(format);
+	free(format);
+	free(secret);
+	free(legacy);
+	return r;
+}
+
 static int check_arguments(const struct arguments *args)
 {
 	uint64_t size;
@@ -33,7 +65,7 @@ static int check_arguments(const struct arguments *args)
 			      strstr(args->options, "backing_fmt")))
 		return report_fail(EINVAL,
 				   "Give the backing image with -b and -F, not with -o.");
-	return 0;
+	return check_encryption(args->options);
 }
 
 /* A path as qemu-img has it: from the directory that the new image is in */
@@ -53,6 +85,20 @@ static int find_backing(const struct arguments *args, const char *image,
 				   "%s is an open device, not an image: to put an overlay on its image, use 'qcow2setup snapshot %s OVERLAY'.",
 				   word, word);
 	return report_errno(error, "Backing file %s", *path);
+}
+
+/* check_format() has seen that it is LUKS. */
+static int find_passphrase(struct arguments *args, const char *path,
+			   const struct passphrase **passphrase)
+{
+	char *format = qemu_option(args->options, "encrypt.format");
+	int r = 0;
+
+	*passphrase = NULL;
+	if (format)
+		r = unlock_new(&args->unlock, path, passphrase);
+	free(format);
+	return r;
 }
 
 /* What is written into the image: the word as given, but never a protocol */
@@ -88,36 +134,24 @@ static int find_data(const struct arguments *args, const char *image,
 	return r;
 }
 
-static int make_plain(struct json_object *entry, const char *path,
-		      const char *data, const struct arguments *args)
-{
-	struct new_image image = {
-		.path = path,
-		.size = args->words[1],
-		.options = args->options,
-		.data = data,
-	};
-
-	return new_image_make(entry, &image);
-}
-
-static int make_overlay(struct json_object *entry, const char *path,
-			const char *data, struct arguments *args)
+static int make_overlay(struct json_object *entry,
+			const struct new_image *image, struct arguments *args)
 {
 	struct overlay overlay;
 	char *backing = NULL;
 	int r;
 
-	r = find_backing(args, path, &backing);
+	r = find_backing(args, image->path, &backing);
 	if (!r)
 		r = overlay_backing_open(&overlay, backing,
 					 args->backing_format, &args->formats);
 	if (!r) {
-		overlay.path = path;
+		overlay.path = image->path;
 		overlay.link = link_text(args->backing);
-		overlay.size = args->words[1];
-		overlay.options = args->options;
-		overlay.data = data;
+		overlay.size = image->size;
+		overlay.options = image->options;
+		overlay.data = image->data;
+		overlay.passphrase = image->passphrase;
 		r = overlay_make(entry, &overlay);
 		overlay_backing_close(&overlay);
 	}
@@ -144,14 +178,21 @@ static void print_result(const char *path)
 static int create(struct arguments *args, const char *path)
 {
 	struct json_object *entry = journal_entry("create", "", "");
+	struct new_image image = {
+		.path = path,
+		.size = args->words[1],
+		.options = args->options,
+	};
 	char *data;
 	int r;
 
 	r = find_data(args, path, &data);
-	if (!r && args->backing)
-		r = make_overlay(entry, path, data, args);
-	else if (!r)
-		r = make_plain(entry, path, data, args);
+	image.data = data;
+	if (!r)
+		r = find_passphrase(args, path, &image.passphrase);
+	if (!r)
+		r = args->backing ? make_overlay(entry, &image, args) :
+			new_image_make(entry, &image);
 	free(data);
 	if (!r)
 		journal_clear();

@@ -83,6 +83,8 @@ static int revert_open(struct arguments *args)
 		.existing = args->existing,
 		.no_grow = args->no_grow,
 		.formats = &args->formats,
+		.unlock = &args->unlock,
+		.plain = args->plain,
 		.image = args->words[1],
 	};
 	int r;
@@ -91,6 +93,8 @@ static int revert_open(struct arguments *args)
 	/* Whoever has it open would see another disk under his feet. */
 	if (!r)
 		r = holders_check(snap.device.name);
+	if (!r && !args->dry_run)
+		r = livesnap_unlock(&snap);
 	if (!r)
 		r = args->dry_run ? print_plan(&snap, args->json) :
 			revert(&snap);
@@ -123,6 +127,8 @@ static int revert_layer(struct arguments *args, const struct chain *chain,
 		.word = args->words[2],
 		.existing = args->existing,
 		.formats = &args->formats,
+		.unlock = &args->unlock,
+		.plain = args->plain,
 	};
 	int r;
 
@@ -157,7 +163,9 @@ int cmd_revert(struct arguments *args)
 {
 	int r;
 
-	r = begin_change(true);
+	r = check_overlay_options(args);
+	if (!r)
+		r = begin_change(true);
 	if (r < 0)
 		return r;
 	r = is_path(args->words[0]) ? revert_closed(args) : revert_open(args);

@@ -155,6 +155,7 @@ static int add_device(struct group *group, const char *name,
 		      const char *overlay)
 {
 	struct livesnap *snap;
+	int r;
 
 	group->snaps = grow_array(group->snaps, group->count,
 				  sizeof(*group->snaps));
@@ -163,7 +164,10 @@ static int add_device(struct group *group, const char *name,
 	snap->existing = group->args->existing;
 	snap->no_grow = group->args->no_grow;
 	snap->formats = &group->args->formats;
-	return livesnap_open(snap, name, overlay);
+	snap->unlock = &group->args->unlock;
+	snap->plain = group->args->plain;
+	r = livesnap_open(snap, name, overlay);
+	return r < 0 || group->args->dry_run ? r : livesnap_unlock(snap);
 }
 
 /* A name may have an equals sign in it, too: the first part that is a device */
@@ -254,6 +258,8 @@ static int snapshot_closed(struct arguments *args)
 		.word = args->words[1],
 		.existing = args->existing,
 		.formats = &args->formats,
+		.unlock = &args->unlock,
+		.plain = args->plain,
 	};
 	int r;
 
@@ -282,6 +288,14 @@ static bool is_together(const struct arguments *args)
 	return strlen(word) >= DM_NAME_MAX || !dm_query(word).exists;
 }
 
+int check_overlay_options(const struct arguments *args)
+{
+	if (args->existing && args->plain)
+		return report_fail(EINVAL,
+				   "--plain is for an overlay that is to be made: --existing names one that is there.");
+	return 0;
+}
+
 int cmd_snapshot(struct arguments *args)
 {
 	bool closed;
@@ -293,7 +307,9 @@ int cmd_snapshot(struct arguments *args)
 		return report_fail(EINVAL,
 				   "%s is not open: there is nothing to freeze.",
 				   args->words[0]);
-	r = begin_change(!closed);
+	r = check_overlay_options(args);
+	if (!r)
+		r = begin_change(!closed);
 	if (!r)
 		r = closed ? snapshot_closed(args) : snapshot_open(args);
 	state_unlock();

@@ -54,6 +54,7 @@
  * @shrink: --shrink
  * @no_space_error: --no-space=error
  * @snapshot: --snapshot
+ * @plain: --plain
  * @unlock: --key-file, each, and what they have unlocked
  */
 struct arguments {
@@ -94,6 +95,7 @@ struct arguments {
 	bool shrink;
 	bool no_space_error;
 	const char *snapshot;
+	bool plain;
 	struct unlock unlock;
 };
 
@@ -124,6 +126,13 @@ int cmd_cancel(struct arguments *args);
 int cmd_tree(struct arguments *args);
 int cmd_revert(struct arguments *args);
 int cmd_internal(struct arguments *args);
+
+/**
+ * check_overlay_options() - do the options of snapshot and revert go together?
+ *
+ * Return: 0 or -EINVAL, reported.
+ */
+int check_overlay_options(const struct arguments *args);
 
 /** is_path() - is a word a path, or else the name of a device? */
 bool is_path(const char *word);

@@ -56,6 +56,7 @@ enum option_id {
 	OPT_NO_SPACE,
 	OPT_SNAPSHOT,
 	OPT_KEY_FILE,
+	OPT_PLAIN,
 	/* No options: stand for chain_options and user_options */
 	OPT_CHAIN,
 	OPT_USERS,
@@ -96,6 +97,7 @@ static const struct option options[] = {
 	{ "no-space", required_argument, NULL, OPT_NO_SPACE },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "key-file", required_argument, NULL, OPT_KEY_FILE },
+	{ "plain", no_argument, NULL, OPT_PLAIN },
 	{ }
 };
 
@@ -157,8 +159,10 @@ static const struct command commands[] = {
 	  "IMAGE [--repair] [--key-file FILE]",
 	  "check an image that is not open, and repair it" },
 	{ "create", cmd_create, 1, 2,
-	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT },
-	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]",
+	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT,
+	    OPT_KEY_FILE },
+	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]\n"
+	  "             [--key-file FILE]",
 	  "create an image (SIZE and OPTIONS as for qemu-img)" },
 	{ "resize", cmd_resize, 2, 2,
 	  { OPT_SHRINK, OPT_FORCE, OPT_SEARCH, OPT_NO_GROW, OPT_FORMAT,
@@ -169,15 +173,17 @@ static const struct command commands[] = {
 	  "make an image longer, also one in use; or shorter" },
 	{ "snapshot", cmd_snapshot, 1, INT_MAX,
 	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_FSFREEZE, OPT_QGA,
-	    OPT_DRY_RUN },
+	    OPT_DRY_RUN, OPT_KEY_FILE, OPT_PLAIN },
 	  "NAME|IMAGE OVERLAY | NAME=OVERLAY... [--existing] [--no-grow]\n"
 	  "             [--fsfreeze MOUNTPOINT] [--qga SOCKET] [--dry-run]\n"
-	  "             [--backing-format IMAGE=FORMAT]",
+	  "             [--backing-format IMAGE=FORMAT]\n"
+	  "             [--key-file [OVERLAY=]FILE] [--plain]",
 	  "go on writing in OVERLAY; what was written so far stays as it is" },
 	{ "revert", cmd_revert, 3, 3,
-	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_DRY_RUN },
+	  { OPT_EXISTING, OPT_FORMAT, OPT_NO_GROW, OPT_DRY_RUN, OPT_KEY_FILE, OPT_PLAIN },
 	  "NAME|IMAGE LAYER OVERLAY [--existing] [--no-grow] [--dry-run]\n"
-	  "             [--backing-format IMAGE=FORMAT]",
+	  "             [--backing-format IMAGE=FORMAT]\n"
+	  "             [--key-file [OVERLAY=]FILE] [--plain]",
 	  "go on in OVERLAY from what a lower image shows" },
 	{ "internal", cmd_internal, 2, 3,
 	  { OPT_FSFREEZE, OPT_QGA, OPT_USERS, OPT_KEY_FILE },
@@ -202,8 +208,10 @@ static const struct command commands[] = {
 	  "NAME|IMAGE SNAPSHOT-IMAGE [--up|--down] [--keep]",
 	  "take an image out of a chain, and delete it" },
 	{ "copy", cmd_copy, 2, 2,
-	  { OPT_IMAGE_FORMAT, OPT_SHALLOW, OPT_PIVOT, OPT_FINISH, OPT_CHAIN },
-	  "NAME|IMAGE DEST [--format FORMAT] [--shallow] [--pivot|--finish]",
+	  { OPT_IMAGE_FORMAT, OPT_SHALLOW, OPT_PIVOT, OPT_FINISH, OPT_PLAIN,
+	    OPT_CHAIN },
+	  "NAME|IMAGE DEST [--format FORMAT] [--shallow] [--pivot|--finish]\n"
+	  "             [--plain]",
 	  "copy a chain to DEST; with --pivot the device goes on there" },
 	{ "rebase", cmd_rebase, 1, 1,
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_UNSAFE, OPT_CHAIN, OPT_USERS },
@@ -419,6 +427,9 @@ static int set_option(struct arguments *args, int option)
 		return set_no_space(args, optarg);
 	case OPT_SNAPSHOT:
 		args->snapshot = optarg;
+		break;
+	case OPT_PLAIN:
+		args->plain = true;
 		break;
 	case OPT_KEY_FILE:
 		return passphrases_add(&args->unlock.passphrases, optarg);

@@ -36,6 +36,21 @@ def rebase_takes_options_where_they_matter():
     refused("name the file", "rebase", "./x", "-b", "./x[1]", "-u")
     refused("not for -u", *rebase, "-u", "--detach")
     refused("not for -u", *rebase, "-u", "--bandwidth", "1M")
+    refused("not for -u", *rebase, "-u", "--key-file", "y")
+
+
+@ktap.test
+def plain_is_for_what_is_made():
+    for words in ("snapshot vm ./y", "snapshot ./x ./y", "revert vm z ./y"):
+        refused("--plain is for", *words.split(), "--existing", "--plain")
+
+
+@ktap.test
+def key_files_are_named():
+    refused("--key-file needs", "open", "./x", "vm", "--key-file", "=y")
+    refused("--key-file needs", "open", "./x", "vm", "--key-file", "x=")
+    refused("--key-file is not an option of tree", "tree", "./x",
+            "--key-file", "y")
 
 
 @ktap.test
@@ -45,6 +60,8 @@ def internal_takes_options_where_they_matter():
     for words in ("list vm", "create ./x y", "apply vm y", "delete vm y"):
         refused("something to freeze", "internal", *words.split(), "--qga",
                 "z")
+    refused("needs no passphrase", "internal", "list", "./x", "--key-file",
+            "y")
     refused("Wrong number", "internal", "create", "vm")
     refused("list, create, apply", "internal", "make", "vm", "x")
 

@@ -62,13 +62,18 @@ struct json_object *closedsnap_plan(const struct closedsnap *snap,
 
 int closedsnap_make(struct closedsnap *snap)
 {
+	struct overlay *overlay = &snap->overlay;
 	struct json_object *entry;
 	int r;
 
 	if (snap->existing)
 		return 0;
+	r = snap->plain ? 0 : unlock_like(snap->unlock, overlay->chain.layers,
+					  1, snap->path, &overlay->passphrase);
+	if (r < 0)
+		return r;
 	entry = journal_entry("create", "", "");
-	r = overlay_make(entry, &snap->overlay);
+	r = overlay_make(entry, overlay);
 	if (!r)
 		journal_clear();
 	json_object_put(entry);

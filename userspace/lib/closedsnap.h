@@ -9,6 +9,7 @@
 #include <json-c/json.h>
 
 #include "overlay.h"
+#include "unlock.h"
 
 /**
  * struct closedsnap - such an overlay
@@ -17,6 +18,8 @@
  * @word: the overlay, as the command line has it; set by the caller
  * @existing: it was made before; set by the caller
  * @formats: formats given; set by the caller
+ * @unlock: passphrases; set by the caller
+ * @plain: the overlay is not encrypted, whatever is below; set by the caller
  * @path: of the overlay, absolute
  * @overlay: the overlay, and what it stands on
  */
@@ -26,6 +29,8 @@ struct closedsnap {
 	const char *word;
 	bool existing;
 	struct formats *formats;
+	struct unlock *unlock;
+	bool plain;
 	char *path;
 	struct overlay overlay;
 };
@@ -53,7 +58,7 @@ struct json_object *closedsnap_plan(const struct closedsnap *snap,
  * closedsnap_make() - make the overlay, if it is not there
  * @snap: of closedsnap_open()
  *
- * Return: 0 or an error, reported; recover() then.
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported; recover() then.
  */
 int closedsnap_make(struct closedsnap *snap);
 

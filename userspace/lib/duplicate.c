@@ -33,6 +33,7 @@
  * @what: what was asked for
  * @path: where the copy is to be, absolute
  * @made: where it is being made: the same for a block device
+ * @passphrase: of the copy, or NULL: it is not encrypted
  * @image: the copy
  * @attached: the copy
  * @to: path of the block device to write to
@@ -43,6 +44,7 @@ struct work {
 	const struct duplicate *what;
 	char *path;
 	char *made;
+	const struct passphrase *passphrase;
 	struct image image;
 	struct attachment attached;
 	char *to;
@@ -91,6 +93,26 @@ static int find_place(struct work *work)
 	return 0;
 }
 
+/* A copy of what is encrypted is encrypted. */
+static int find_passphrase(struct work *work)
+{
+	const struct duplicate *what = work->what;
+	const struct image *layers = what->live->chain.layers;
+	unsigned int i;
+
+	if (what->plain)
+		return 0;
+	for (i = 0; i < depth(what) && what->format == FORMAT_RAW; i++) {
+		if (image_encrypted(&layers[i]))
+			return report_fail(EINVAL,
+					   "A raw image is not encrypted, as %s is: to have it so, say --plain.",
+					   layers[i].path);
+	}
+	return what->dry_run ? 0 :
+		unlock_like(what->unlock, layers, depth(what), work->path,
+			    &work->passphrase);
+}
+
 /* What a job that was killed had made so far */
 static int drop_partial(const struct work *work)
 {
@@ -121,7 +143,10 @@ static int make_qcow2(const struct work *work)
 {
 	struct json_object *entry = journal_entry("create", "", "");
 	const struct chain *chain = &work->what->live->chain;
-	struct new_image image = { .path = work->made };
+	struct new_image image = {
+		.path = work->made,
+		.passphrase = work->passphrase,
+	};
 	char size[24], *link = NULL;
 	int r;
 
@@ -181,6 +206,9 @@ static int attach(struct work *work)
 	int r;
 
 	r = image_open(work->made, work->what->format, &work->image);
+	if (!r)
+		r = unlock_made(work->what->unlock, &work->image,
+				work->passphrase);
 	if (!r)
 		r = attach_write_lock(&work->image, false, &work->attached);
 	if (!r && work->image.size < size)
@@ -569,6 +597,8 @@ int duplicate_run(const struct duplicate *duplicate)
 	r = check(duplicate);
 	if (!r)
 		r = find_place(&work);
+	if (!r)
+		r = find_passphrase(&work);
 	if (!r)
 		r = duplicate->dry_run ? tell_plan(&work) :
 			run_job(&work, describe(&work));

@@ -15,6 +15,8 @@
  * @format: of the copy
  * @shallow: the active image alone, with the backing file of that
  * @pivot: the device goes on in the copy
+ * @plain: it is not encrypted, whatever the images are
+ * @unlock: passphrases
  * @json: print JSON
  * @dry_run: print the plan, and change nothing
  * @job: what the command line says of the job
@@ -25,6 +27,8 @@ struct duplicate {
 	enum image_format format;
 	bool shallow;
 	bool pivot;
+	bool plain;
+	struct unlock *unlock;
 	bool json;
 	bool dry_run;
 	struct job_options job;
@@ -37,7 +41,7 @@ struct duplicate {
  * A new file has another name until it is complete. Call it with the state lock
  * held.
  *
- * Return: 0 or an error, reported.
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported.
  */
 int duplicate_run(const struct duplicate *duplicate);
 

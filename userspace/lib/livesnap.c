@@ -47,6 +47,7 @@ static int make_overlay(struct livesnap *snap)
 	struct new_image image = {
 		.path = snap->overlay_path,
 		.backing_format = format_name(snap->top.format),
+		.passphrase = snap->passphrase,
 	};
 	char size[24], *link;
 	int r;
@@ -89,7 +90,10 @@ static int lock_overlay(struct livesnap *snap)
 	if (!r)
 		r = attach_write_lock(&snap->overlay, false,
 				      &snap->writes);
-	return r < 0 ? r : check_overlay(snap);
+	if (!r)
+		r = check_overlay(snap);
+	return r < 0 ? r : unlock_made(snap->unlock, &snap->overlay,
+				       snap->passphrase);
 }
 
 /* State of the device with the overlay on top of what it has now */
@@ -208,6 +212,22 @@ int livesnap_path(const char *word, bool existing, char **path)
 		return new_image_path(word, path);
 	*path = absolute_path(word);
 	return 0;
+}
+
+int livesnap_unlock(struct livesnap *snap)
+{
+	struct image overlay;
+	int r;
+
+	if (!snap->existing)
+		return snap->plain ? 0 :
+			unlock_like(snap->unlock, &snap->top, 1,
+				    snap->overlay_path, &snap->passphrase);
+	r = image_open(snap->overlay_path, FORMAT_UNKNOWN, &overlay);
+	if (!r)
+		r = unlock_image(snap->unlock, &overlay);
+	image_close(&overlay);
+	return r;
 }
 
 int livesnap_open(struct livesnap *snap, const char *name, const char *overlay)

@@ -12,17 +12,21 @@
 #include "attach.h"
 #include "chain.h"
 #include "device.h"
+#include "unlock.h"
 
 /**
  * struct livesnap - a snapshot of an open device
  * @existing: the overlay was made before; set by the caller
  * @no_grow: its file is not made longer; set by the caller
  * @formats: formats given; set by the caller
+ * @unlock: passphrases; set by the caller
+ * @plain: the overlay is not encrypted, whatever is below; set by the caller
  * @image: image that the overlay is to stand on, as the command line has it;
  *	NULL for the top; set by the caller
  * @device: as it was before
  * @below: index of the layer that the overlay is to stand on
  * @overlay_path: absolute
+ * @passphrase: of the overlay that is to be made, or NULL
  * @top: that image
  * @overlay: the new one
  * @entry: in the journal
@@ -34,10 +38,13 @@ struct livesnap {
 	bool existing;
 	bool no_grow;
 	struct formats *formats;
+	struct unlock *unlock;
+	bool plain;
 	const char *image;
 	struct device device;
 	unsigned int below;
 	char *overlay_path;
+	const struct passphrase *passphrase;
 	struct image top;
 	struct image overlay;
 	struct json_object *entry;
@@ -68,6 +75,17 @@ int livesnap_path(const char *word, bool existing, char **path);
  * Return: 0 or an error, reported.
  */
 int livesnap_open(struct livesnap *snap, const char *name, const char *overlay);
+
+/**
+ * livesnap_unlock() - have the passphrase of the overlay
+ * @snap: of livesnap_open()
+ *
+ * A plan needs none.  Anything else calls it before it does anything: somebody may
+ * have to be asked.
+ *
+ * Return: 0; -ENOKEY, see unlock_image(); or an error, reported.
+ */
+int livesnap_unlock(struct livesnap *snap);
 
 /**
  * livesnap_plan() - what is going to be done, see fate.h

@@ -103,6 +103,7 @@ int overlay_make(struct json_object *journal, const struct overlay *overlay)
 		.backing_format = format_name(backing->format),
 		.options = overlay->options,
 		.data = overlay->data,
+		.passphrase = overlay->passphrase,
 	};
 	struct image_id id;
 	char size[24];

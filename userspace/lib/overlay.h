@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 
 #include "chain.h"
+#include "passphrase.h"
 
 /**
  * struct overlay - an overlay to be made
@@ -16,6 +17,7 @@
  * @size: as qemu-img takes it; NULL for that of the backing image
  * @options: for qemu-img -o, or NULL
  * @data: absolute path of the external data file that @options name, or NULL
+ * @passphrase: it is encrypted, and has this one; or NULL
  * @chain: the backing image and those below it
  * @lock: descriptor that keeps writers away from the backing image, or -1
  */
@@ -25,6 +27,7 @@ struct overlay {
 	const char *size;
 	const char *options;
 	const char *data;
+	const struct passphrase *passphrase;
 	struct chain chain;
 	int lock;
 };

@@ -181,14 +181,27 @@ static int make_durable(const char *path)
 	return r;
 }
 
-static void add_create_words(struct call *call, const struct new_image *image)
+/* The options, and those that encrypt with the first secret; free() it */
+static char *all_options(const struct new_image *image)
+{
+	static const char encrypt[] =
+		"encrypt.format=luks,encrypt.key-secret=key0";
+
+	if (!image->passphrase)
+		return text_copy(image->options);
+	return text("%s%s%s", encrypt, image->options ? "," : "",
+		    image->options ? image->options : "");
+}
+
+static void add_create_words(struct call *call, const struct new_image *image,
+			     const char *options)
 {
 	add_word(call, "-q");
 	add_word(call, "-f");
 	add_word(call, "qcow2");
-	if (image->options) {
+	if (options) {
 		add_word(call, "-o");
-		add_word(call, image->options);
+		add_word(call, options);
 	}
 	if (image->backing) {
 		add_word(call, "-u");
@@ -206,18 +219,23 @@ static void add_create_words(struct call *call, const struct new_image *image)
 int qemu_create(const struct new_image *image)
 {
 	char *directory = directory_of(image->path);
+	char *options = all_options(image);
 	struct call call;
-	int r;
+	int r = 0;
 
 	call_begin(&call, "create");
-	add_create_words(&call, image);
+	if (image->passphrase)
+		r = add_secret(&call, image->passphrase);
+	add_create_words(&call, image, options);
 	/* What it takes the name of a data file from, which we see from there */
-	r = run_qemu_img(call.argv, directory);
+	if (!r)
+		r = run_qemu_img(call.argv, directory);
 	if (!r)
 		r = make_durable(image->path);
 	if (!r && image->data)
 		r = make_durable(image->data);
 	call_end(&call);
+	free(options);
 	free(directory);
 	return r;
 }

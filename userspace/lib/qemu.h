@@ -21,6 +21,7 @@
  * @backing_format: its format
  * @options: as for qemu-img -o, or NULL
  * @data: absolute path of the external data file that @options name, or NULL
+ * @passphrase: it is encrypted with LUKS, and has this one; or NULL
  */
 struct new_image {
 	const char *path;
@@ -29,6 +30,7 @@ struct new_image {
 	const char *backing_format;
 	const char *options;
 	const char *data;
+	const struct passphrase *passphrase;
 };
 
 /**
