@@ -167,8 +167,12 @@ def check_of_an_encrypted_image():
     path = create("--object", "secret,id=key,data=abc", "-o",
                   "encrypt.format=luks,encrypt.key-secret=key,"
                   "encrypt.iter-time=10")
-    out = check(path, code=1)
-    ktap.check("--object secret" in out, out)
+    key, wrong = host.key_file("abc"), host.key_file("xyz")
+    ktap.check("--key-file" in check(path, code=1), "without its passphrase")
+    out = check(path, "--key-file", wrong, code=1)
+    ktap.check("No key slot" in out, out)
+    check(path, "--key-file", key)
+    check(path, "--repair", "--key-file", f"{path}={key}")
 
 
 @ktap.test

@@ -60,4 +60,73 @@ def a_data_file_goes_when_its_image_cannot_be_made():
     ktap.equal(names(), [], "files")
 
 
+def luks(name, *args):
+    path = f"{host.directory}/{name}"
+    host.qcow2setup("create", path, "-o", "encrypt.format=luks,"
+                    "encrypt.iter-time=10,cluster_size=4k", *args)
+    return path
+
+
+def read(path, passphrase, what):
+    """Pattern 1 in the first sector, as QEMU reads it"""
+    out, code = host.run(
+        "qemu-io", "--object", f"secret,id=s,data={passphrase}", "-c",
+        f"read -P {what} 0 512", "--image-opts",
+        f"driver=qcow2,encrypt.key-secret=s,file.filename={path}")
+    return not code and "failed" not in out
+
+
+@ktap.test
+def an_encrypted_image():
+    key = host.key_file("secret")
+    path = luks("image", "4M", "--key-file", key)
+    ktap.check(read(path, "secret", 0), "QEMU cannot open it")
+    ktap.check(not read(path, "other", 0), "any passphrase will do")
+    info = json.loads(host.qcow2setup("info", path, "--json"))
+    ktap.equal(info["format-specific"]["data"]["encrypt"]["format"], "luks",
+               "format")
+    host.qcow2setup("resize", path, "8M", "--key-file", key)
+    out, code = host.run(host.COMMAND, "resize", path, "12M")
+    ktap.equal(code, 2, f"exit code: {out}")
+    ktap.check("--key-file" in out, out)
+
+
+@ktap.test
+def an_encrypted_overlay():
+    key, other = host.key_file("secret"), host.key_file("other")
+    path = luks("image", "4M", "--key-file", key)
+    over = luks("over", "-b", "image", "-F", "qcow2", "--key-file",
+                f"{host.directory}/over={other}", "--key-file", key)
+    ktap.check("No key slot" in
+               host.run(host.COMMAND, "check", over, "--key-file", key)[0],
+               "the passphrase of another image fits")
+    host.qcow2setup("check", over, "--key-file", other)
+    # As an overlay without a word about it, if that is wanted
+    plain = f"{host.directory}/plain"
+    refused_here("--key-file", "snapshot", path, plain)
+    host.qcow2setup("snapshot", path, plain, "--plain")
+    host.qcow2setup("check", plain)
+    host.qcow2setup("snapshot", path, plain + "2", "--key-file", other)
+    host.qcow2setup("check", plain + "2", "--key-file", other)
+
+
+def refused_here(what, *args):
+    out, code = host.run(host.COMMAND, *args)
+    ktap.equal(code, 2, f"exit code: {out}")
+    ktap.check(what in out, out)
+
+
+@ktap.test
+def what_encryption_is_not_made():
+    path = f"{host.directory}/image"
+    for options, what in (("encrypt.format=aes", "predicted"),
+                          ("encryption=on", "predicted"),
+                          ("encrypt.format=rot13", "not supported"),
+                          ("encrypt.format=luks,encrypt.key-secret=s",
+                           "--key-file"),
+                          ("encrypt.format=luks", "--key-file")):
+        refused(what, path, "1M", "-o", options)
+    ktap.equal(names(), [], "files")
+
+
 host.main()

@@ -46,6 +46,13 @@ def qemu_io(name, *commands):
         run(*args, name)
 
 
+def key_file(passphrase):
+    path = os.path.join(directory, f"key-{passphrase}")
+    with open(path, "w") as f:
+        f.write(passphrase)
+    return path
+
+
 def qcow2setup(*args):
     return run_well(COMMAND, *args)
 
