@@ -14,6 +14,7 @@ there.
 import argparse
 import concurrent.futures
 import fcntl
+import json
 import os
 import random
 import subprocess
@@ -23,7 +24,9 @@ import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 import blk  # noqa: E402
-from options import MIB, SECTOR, Options  # noqa: E402
+import luks  # noqa: E402
+from options import (MIB, PASSPHRASE, SECRET, SECTOR, Options,  # noqa: E402
+                     node, source)
 
 TOKEN = 16  # bytes of a seed in the queue
 
@@ -51,6 +54,7 @@ class Qcow2Device:
         self.scratch = scratch
         self.layers = list(options.layers)
         self.loops = {}
+        self.crypts = {}
         self.dm = blk.Dm(name)
         self.zero_from = {}
         for layer in self.layers[:1] + options.overlays:
@@ -73,16 +77,34 @@ class Qcow2Device:
         words = [str(len(self.layers))]
         for layer in self.layers:
             words += [layer.fmt, self.loops[layer.name].dev]
-            words.append(self.loops[layer.data_name()].dev
-                         if layer.data_name() else "-")
+            words.append(self.data_device(layer))
         if self.options.zero_from and self.layers[0].name in self.zero_from:
             words += ["2", "zero_from",
                       str(self.zero_from[self.layers[0].name])]
         return " ".join(words)
 
+    def data_device(self, layer):
+        if layer.luks:
+            return self.crypts[layer.name].path
+        return self.loops[layer.data_name()].dev if layer.data_name() else "-"
+
     def _loop(self, layer, read_only):
         for name, path in zip(layer.files(), self.files(layer)):
             self.loops[name] = blk.Loop(path, read_only)
+        if layer.luks:
+            self._decrypt(layer, read_only)
+
+    def _decrypt(self, layer, read_only):
+        """A device over the data, as it is when the layer is attached"""
+        cipher, key = luks.volume_key(luks.header_of(self.file(layer)),
+                                      PASSPHRASE.encode())
+        below = self.loops[layer.data_name() or layer.name].dev
+        with open(f"/sys/block/{below[5:]}/size") as f:
+            sectors = int(f.read())
+        self.crypts[layer.name] = blk.Dm(f"{self.dm.name}-{layer.name}")
+        self.crypts[layer.name].create(
+            sectors, f"{cipher} {key.hex()} 0 {below} 0", read_only,
+            target="crypt")
 
     def open(self):
         for n, layer in enumerate(self.layers):
@@ -93,9 +115,11 @@ class Qcow2Device:
 
     def close(self):
         self.dm.remove()
+        for crypt in self.crypts.values():
+            crypt.remove()
         for loop in self.loops.values():
             loop.detach()
-        self.loops = {}
+        self.crypts, self.loops = {}, {}
 
     def snapshot(self):
         """Live, by loading a longer table. Returns the old top."""
@@ -109,8 +133,7 @@ class Qcow2Device:
 
     def top_json(self):
         dev = self.loops[self.layers[0].name].dev
-        return ('json:{"driver":"qcow2","backing":null,"file":{"driver":'
-                '"host_device","filename":"%s","cache":{"direct":true}}}' % dev)
+        return "json:" + json.dumps(node(self.layers[:1], dev))
 
 
 class NbdDevice:
@@ -131,10 +154,10 @@ class NbdDevice:
 
     def open(self):
         self.pid_file = f"{self.scratch}/pid"
-        subprocess.run(["qemu-nbd", "-c", self.node, "-f", "qcow2", "--fork",
+        subprocess.run(["qemu-nbd", *SECRET, "-c", self.node, "--fork",
                         "--pid-file", self.pid_file, "--cache=none",
-                        "--discard=unmap", self.file(self.layers[0])],
-                       check=True)
+                        "--discard=unmap", *source(self.layers)],
+                       cwd=self.scratch, check=True)
         with open(self.pid_file) as f:
             self.pid = int(f.read())
         for _ in range(500):
@@ -334,7 +357,8 @@ class Run:
         def take():
             for command in (["check", "-q"], ["snapshot", "-c", name]):
                 done = subprocess.run(
-                    ["qemu-img"] + command + [self.chain.top_json()],
+                    ["qemu-img", command[0], *SECRET, *command[1:],
+                     self.chain.top_json()],
                     capture_output=True, text=True)
                 if done.returncode:
                     raise Mismatch(f"suspended: qemu-img {command[0]}: "

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a seed means: the chain it starts from. Host and guest agree on it."""
 
+import json
 import random
 
 SECTOR = 512
@@ -11,11 +12,16 @@ REFCOUNT_BITS = [1, 8, 16, 64]
 BASES = ["none", "raw", "qcow2"]
 OVERLAYS = 3
 
+# Of all encrypted images
+PASSPHRASE = "secret"
+SECRET = ["--object", f"secret,id=s,data={PASSPHRASE}"]
+
 
 class Layer:
     def __init__(self, name, fmt, size, cluster_size=0, compat="1.1",
                  refcount_bits=16, preallocation="off",
-                 compression="zlib", extended_l2="off", data_file="off"):
+                 compression="zlib", extended_l2="off", data_file="off",
+                 luks=False):
         self.name = name
         self.fmt = fmt
         self.size = size
@@ -26,6 +32,7 @@ class Layer:
         self.compression = compression
         self.extended_l2 = extended_l2
         self.data_file = data_file
+        self.luks = luks
 
     def data_name(self):
         """Of the external data file, or None."""
@@ -44,12 +51,39 @@ class Layer:
                 out += f",data_file={self.data_name()}"
             if self.data_file == "raw":
                 out += ",data_file_raw=on"
+        if self.luks:
+            out += ",encrypt.format=luks,encrypt.key-secret=s"
+            out += ",encrypt.iter-time=10"
         return out + f",preallocation={self.preallocation}"
 
     def __str__(self):
         if self.fmt == "raw":
             return f"raw {self.size}"
         return f"qcow2 {self.size} {self.create_options()}"
+
+
+def node(layers, path=None):
+    """The first layer over the others, for QEMU; or alone, and elsewhere."""
+    top = layers[0]
+    out = {"driver": top.fmt}
+    if path:
+        out["file"] = {"driver": "host_device", "filename": path,
+                       "cache": {"direct": True}}
+    else:
+        out["file"] = {"driver": "file", "filename": top.name}
+    if top.luks:
+        out["encrypt"] = {"format": "luks", "key-secret": "s"}
+    if top.fmt == "qcow2":
+        out["backing"] = None if path or len(layers) == 1 else \
+            node(layers[1:])
+    return out
+
+
+def source(layers):
+    """Arguments for QEMU's tools: the first layer over the others"""
+    if any(layer.luks for layer in layers):
+        return ["json:" + json.dumps(node(layers))]
+    return ["-f", layers[0].fmt, layers[0].name]
 
 
 class Options:
@@ -99,6 +133,11 @@ class Options:
             self.layers[-1].data_file = "raw"
         if top.data_file != "off":
             self.initial_snapshots = 0
+        rng = random.Random(f"encryption {seed}")
+        for layer in self.layers + self.overlays:
+            # Who is to read a raw data file by itself has no key.
+            layer.luks = layer.fmt == "qcow2" and layer.compat == "1.1" and \
+                layer.data_file != "raw" and rng.random() < 0.2
 
     @staticmethod
     def _size(rng, cluster):

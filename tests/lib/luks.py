@@ -13,6 +13,8 @@ SECTOR = 512
 HEADER = ">6sH32s32s32sII20s32sI40s"
 SLOT = ">II32sII"
 ACTIVE = 0x00AC71F3
+# Type of the header extension (qcow2 specification)
+EXTENSION = 0x0537BE77
 
 
 def _text(field):
@@ -54,6 +56,22 @@ def _merge(stripes, key_bytes, name):
         if n < len(parts) - 1:
             block = _diffuse(block, name)
     return block
+
+
+def header_of(image):
+    """The LUKS header in a qcow2 image: its extension tells where."""
+    with open(image, "rb") as f:
+        f.seek(100)
+        at = struct.unpack(">I", f.read(4))[0]
+        while True:
+            f.seek(at)
+            kind, length, where, size = struct.unpack(">IIQQ", f.read(24))
+            if kind == EXTENSION:
+                f.seek(where)
+                return f.read(size)
+            if not kind:
+                raise ValueError(f"no LUKS header in {image}")
+            at += 8 + (length + 7) // 8 * 8
 
 
 def volume_key(header, passphrase):

@@ -5,7 +5,6 @@
 import json
 import os
 import random
-import struct
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -18,7 +17,6 @@ from fixture import KIB, MIB  # noqa: E402
 
 PASSPHRASE = "secret"
 SECRET = ["--object", f"secret,id=s,data={PASSPHRASE}"]
-CRYPTO = 0x0537be77
 
 
 def source(name):
@@ -54,19 +52,6 @@ def check(name):
     fx.qemu_img("check", *SECRET, "--image-opts", source(name))
 
 
-def crypt_header(name):
-    """The LUKS header in an image: its extension tells where."""
-    image = fx.file_bytes(name)
-    at = struct.unpack_from(">I", image, 100)[0]
-    while True:
-        kind, length = struct.unpack_from(">II", image, at)
-        if kind == CRYPTO:
-            where, length = struct.unpack_from(">QQ", image, at + 8)
-            return image[where:where + length]
-        ktap.check(kind, "no LUKS header in the image")
-        at += 8 + (length + 7) // 8 * 8
-
-
 class Encrypted:
     """A chain whose image and data may be encrypted; layers: (format, image,
     data file or None, encrypted)."""
@@ -83,7 +68,8 @@ class Encrypted:
         self.dm = blk.Dm(f"luks{Encrypted.number}")
 
     def crypt(self, image, below, read_only):
-        cipher, key = luks.volume_key(crypt_header(image), PASSPHRASE.encode())
+        cipher, key = luks.volume_key(luks.header_of(image),
+                                      PASSPHRASE.encode())
         with open(f"/sys/block/{below.dev[5:]}/size") as f:
             sectors = int(f.read())
         dm = blk.Dm(f"crypt{Encrypted.number}-{len(self.crypts)}")
