@@ -236,33 +236,24 @@ static bool over_limit(void)
 	return qc_cache_used_kib() > qc_cache_limit_kib();
 }
 
-/* As many as can be in use at once are kept, the last ones used. */
 static void workspace_put(struct qc_workspace *ws)
 {
-	unsigned int keep = over_limit() ? 1 : num_online_cpus();
-	struct qc_workspace *old = NULL;
-
 	spin_lock(&cache_lock);
 	list_add(&ws->node, &workspaces);
-	if (++workspaces_nr > keep) {
-		old = list_last_entry(&workspaces, struct qc_workspace, node);
-		list_del(&old->node);
-		workspaces_nr--;
-	}
+	workspaces_nr++;
 	spin_unlock(&cache_lock);
-	if (old)
-		workspace_free(old);
 }
 
-static unsigned long workspaces_free_all(void)
+/* All idle ones but for @keep, the last ones used */
+static unsigned long workspaces_free(unsigned int keep)
 {
 	struct qc_workspace *ws, *next;
 	unsigned long done = 0;
 	LIST_HEAD(list);
 
 	spin_lock(&cache_lock);
-	list_splice_init(&workspaces, &list);
-	workspaces_nr = 0;
+	for (; workspaces_nr > keep; workspaces_nr--)
+		list_move(workspaces.prev, &list);
 	spin_unlock(&cache_lock);
 	list_for_each_entry_safe(ws, next, &list, node) {
 		workspace_free(ws);
@@ -430,15 +421,26 @@ static unsigned long cache_evict(unsigned long count, bool fit)
 	return done;
 }
 
+/* As many workspaces as can be in use at once are kept. */
+static void cache_trim(void)
+{
+	workspaces_free(over_limit() ? 1 : num_online_cpus());
+	cache_evict(ULONG_MAX, true);
+}
+
+/* What was in use when others made room makes room when it no longer is. */
 static void unpacked_put(struct qc_unpacked *c)
 {
-	bool last;
+	bool last, over;
 
 	spin_lock(&cache_lock);
 	last = !--c->users && !hash_hashed(&c->hash);
+	over = cache_over();
 	spin_unlock(&cache_lock);
 	if (last)
 		unpacked_free(c);
+	if (over)
+		cache_trim();
 }
 
 static int unpacked_use(struct qc_unpacked *c, struct qc_unpack *u)
@@ -494,7 +496,7 @@ int qc_unpack_get(struct qc_image *img, u64 entry, struct qc_reserve *reserve,
 	else
 		unpacked_free(new);
 	workspace_put(ws);
-	cache_evict(ULONG_MAX, true);
+	cache_trim();
 	return unpacked_use(c, u);
 }
 
@@ -560,7 +562,7 @@ void qc_unpack_drop(struct qc_image *img)
 	list_for_each_entry_safe(c, next, &list, lru)
 		unpacked_free(c);
 	if (empty)
-		workspaces_free_all();
+		workspaces_free(0);
 }
 
 static unsigned long shrink_count(struct shrinker *s, struct shrink_control *sc)
@@ -573,7 +575,7 @@ static unsigned long shrink_scan(struct shrinker *s, struct shrink_control *sc)
 	unsigned long done = cache_evict(sc->nr_to_scan, false);
 
 	if (done < sc->nr_to_scan)
-		done += workspaces_free_all();
+		done += workspaces_free(0);
 	return done ? done : SHRINK_STOP;
 }
 
@@ -587,5 +589,5 @@ int qc_unpack_init(void)
 void qc_unpack_exit(void)
 {
 	qc_shrinker_free(cache_shrinker);
-	workspaces_free_all();
+	workspaces_free(0);
 }
