@@ -985,6 +985,9 @@ static int __init qc_init(void)
 
 	if (err)
 		return err;
+	err = qc_unpack_init();
+	if (err)
+		goto out_cache;
 	activate_wq = alloc_workqueue("qcow2-activate",
 				      WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	err = activate_wq ? dm_register_target(&qcow2_target) : -ENOMEM;
@@ -992,6 +995,8 @@ static int __init qc_init(void)
 		return 0;
 	if (activate_wq)
 		destroy_workqueue(activate_wq);
+	qc_unpack_exit();
+out_cache:
 	qc_cache_exit();
 	return err;
 }
@@ -1000,6 +1005,7 @@ static void __exit qc_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
 	destroy_workqueue(activate_wq);
+	qc_unpack_exit();
 	qc_cache_exit();
 }
 

@@ -275,7 +275,7 @@ def target(long):
         return suite("target-")
     return ["tests/vm/suite", "target-refuse.py", "target-write.py",
             "target-read.py=raw",
-            "target-compressed.py=mixed.*zstd,neighbours,damaged",
+            "target-compressed.py=mixed.*zstd,neighbours,damaged,limit",
             "target-jobs.py",
             "target-by-hand.sh=documented,fio_jobs_4k,live,error_if,"
             "failed_metadata,suspend,internal"]
