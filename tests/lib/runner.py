@@ -277,6 +277,8 @@ def target(long):
             "target-read.py=raw",
             "target-compressed.py=mixed.*zstd,neighbours,damaged,limit",
             "target-jobs.py",
+            "target-datafile.py=preallocated,nothing,refused,neighbours:_4",
+            "target-luks.py=sparse,plain_text,lower",
             "target-by-hand.sh=documented,fio_jobs_4k,live,error_if,"
             "failed_metadata,suspend,internal"]
 
@@ -289,6 +291,8 @@ def setup(long):
         "setup-resize.sh=mounted,partitions,cannot",
         "setup-devices.sh=fills,error$",
         "setup-internal.sh=closed,open,view$",
+        "setup-luks.sh=open_write,passphrases",
+        "setup-datafile.sh=open_write,names",
         "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
         "setup-copy.sh=finish"]
 
