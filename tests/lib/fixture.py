@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -235,6 +236,43 @@ def pattern(tag, length):
     out[8::512] = bytes(s & 255 for s in range(n))
     out[9::512] = bytes(s >> 8 & 255 for s in range(n))
     return bytes(out)
+
+
+def change_one(dev, model, kind, at, length):
+    """Writes to the device, zeroes or discards, and what the model says then."""
+    if kind == "write":
+        data = pattern(f"w{at}", length)
+        dev.write(at, data)
+    else:
+        data = bytes(length)
+        getattr(dev, kind)(at, length)
+        # A discard promises nothing.
+        if kind == "discard":
+            data = _discarded(model[at:at + length], dev.read(at, length))
+    model[at:at + length] = data
+
+
+def _discarded(old, new):
+    """What is read then: every sector as before, or zeroes."""
+    for n in range(0, len(new), 512):
+        sector = new[n:n + 512]
+        ktap.check(sector in (old[n:n + 512], bytes(512)),
+                   f"a discard made {bytes(sector[:16])}")
+    return new
+
+
+def refused(layers, length, message, features=(), read_only=False):
+    """The chain does not open and the kernel log matches message."""
+    kernel_log()
+    try:
+        with opened(layers, length, features, read_only):
+            pass
+    except OSError:
+        log = kernel_log()
+        ktap.check(re.search(message, log, re.I),
+                   f"no {message!r} in the kernel log:\n{log}")
+        return
+    raise ktap.Failure("it was opened")
 
 
 def main():

@@ -71,6 +71,15 @@ table_words()
 	dmsetup table "$1" | sed 's/ 2 zero_from .*//' | tr -d '0-9:'
 }
 
+# io DEVICE OPTION...: qemu-io on it; no command may fail
+io()
+{
+	local device=$1
+
+	shift
+	qemu-io -f raw "$@" "/dev/mapper/$device" | (! grep failed)
+}
+
 # attach FILE [OPTION...]: prints a loop device on it, direct I/O.
 attach()
 {

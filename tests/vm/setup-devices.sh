@@ -8,19 +8,6 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# io NAME COMMAND...: of qemu-io, none may fail
-io()
-{
-	local name=$1 command args=()
-
-	shift
-	for command; do
-		args+=(-c "$command")
-	done
-	qemu-io -f raw "${args[@]}" "/dev/mapper/$name" >out
-	fails grep failed out
-}
-
 # volume MIB: the logical volume lv, of so many MiB, new or longer
 volume()
 {
@@ -90,8 +77,8 @@ test_a_partition()
 	exits 5 'open for writing as device vm' qcow2setup open "$part" b
 	# Nor can the table of the partitions change under it.
 	fails blockdev --rereadpt "$disk"
-	io vm 'write -P 1 0 8M' 'discard 2M 2M' 'write -P 2 3M 1M' \
-		'read -P 1 0 2M' 'read -P 0 2M 1M' 'read -P 2 3M 1M'
+	io vm -c 'write -P 1 0 8M' -c 'discard 2M 2M' -c 'write -P 2 3M 1M' \
+		-c 'read -P 1 0 2M' -c 'read -P 0 2M 1M' -c 'read -P 2 3M 1M'
 	qcow2setup close vm
 	equal "$(losetup -n -O BACK-FILE)" "" "holders of locks"
 	equal "$(blockdev --getsize64 "$part")" $((20 << 20)) "partition"
@@ -99,7 +86,7 @@ test_a_partition()
 	dd if="$disk" bs=1M skip=32 status=none | sha256sum | cmp - behind
 	qemu-img check "$part"
 	qcow2setup open "$part" vm
-	io vm 'read -P 1 4M 4M' 'read -P 0 2M 1M' 'read -P 2 3M 1M'
+	io vm -c 'read -P 1 4M 4M' -c 'read -P 0 2M 1M' -c 'read -P 2 3M 1M'
 	qcow2setup close vm
 	nothing_left
 	rmmod scsi_debug
@@ -201,25 +188,25 @@ test_no_space_error_is_kept()
 	qemu-img create -q -f qcow2 base 8M
 	qcow2setup open ./base vm --no-space=error
 	keeps_error open
-	io vm 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	qcow2setup snapshot vm ./one
 	keeps_error snapshot
-	io vm 'write -P 2 1M 1M'
+	io vm -c 'write -P 2 1M 1M'
 	qcow2setup resize vm 16M
 	keeps_error resize
 	qcow2setup snapshot vm=two
 	keeps_error 'group snapshot'
-	io vm 'write -P 3 2M 1M'
+	io vm -c 'write -P 3 2M 1M'
 	qcow2setup commit vm
 	keeps_error commit
 	qcow2setup revert vm one three
 	keeps_error revert
-	io vm 'write -P 4 3M 1M'
+	io vm -c 'write -P 4 3M 1M'
 	qcow2setup pull vm --base ./base
 	keeps_error pull
 	qcow2setup copy vm ./four --pivot
 	keeps_error 'copy --pivot'
-	io vm 'read -P 1 0 1M' 'read -P 2 1M 1M' 'read -P 4 3M 1M'
+	io vm -c 'read -P 1 0 1M' -c 'read -P 2 1M 1M' -c 'read -P 4 3M 1M'
 	qcow2setup close vm
 	# It belongs to the device, not to the image.
 	qcow2setup open ./four vm

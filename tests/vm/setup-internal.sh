@@ -9,20 +9,6 @@
 # shellcheck source=chains.sh
 . "$(dirname "$0")/chains.sh"
 
-io()
-{
-	qemu-io -f raw "$@" /dev/mapper/vm | (! grep failed)
-}
-
-# look DEVICE COMMAND...: as io, of a device that is only read
-look()
-{
-	local device=$1
-
-	shift
-	qemu-io -r -f raw "$@" "/dev/mapper/$device" | (! grep failed)
-}
-
 # names NAME|IMAGE: "ID:name ..." of its internal snapshots
 names()
 {
@@ -123,20 +109,20 @@ test_open()
 {
 	qemu-img create -q -f qcow2 -o cluster_size=4k a 32M
 	qcow2setup open ./a vm
-	io -c 'write -P 1 0 4M' -c 'write -P 9 30M 1M'
+	io vm -c 'write -P 1 0 4M' -c 'write -P 9 30M 1M'
 	qcow2setup internal create vm one
-	io -c 'read -P 1 0 4M' -c 'write -P 2 1M 2M' -c 'discard 30M 1M'
+	io vm -c 'read -P 1 0 4M' -c 'write -P 2 1M 2M' -c 'discard 30M 1M'
 	qcow2setup internal create vm two
-	io -c 'write -P 3 0 8k' -c 'read -P 1 8k 8k'
+	io vm -c 'write -P 3 0 8k' -c 'read -P 1 8k 8k'
 	equal "$(names vm)" "1:one 2:two" "snapshots"
 	exits 5 'already' qcow2setup internal create vm one
 	qcow2setup internal apply vm one
-	io -c 'read -P 1 0 4M' -c 'read -P 9 30M 1M' -c 'write -P 4 0 4k'
+	io vm -c 'read -P 1 0 4M' -c 'read -P 9 30M 1M' -c 'write -P 4 0 4k'
 	qcow2setup internal delete vm 1
-	io -c 'read -P 4 0 4k' -c 'read -P 1 4k 4092k' -c 'write -P 5 2M 4k'
+	io vm -c 'read -P 4 0 4k' -c 'read -P 1 4k 4092k' -c 'write -P 5 2M 4k'
 	equal "$(names vm)" "2:two" "snapshots"
 	qcow2setup internal apply vm two
-	io -c 'read -P 1 0 1M' -c 'read -P 2 1M 2M' -c 'read -P 1 3M 1M' \
+	io vm -c 'read -P 1 0 1M' -c 'read -P 2 1M 2M' -c 'read -P 1 3M 1M' \
 		-c 'read -P 0 30M 1M'
 	equal "$(state vm)" "Live:Active" "state"
 	qcow2setup close vm
@@ -184,10 +170,10 @@ test_room()
 	qemu-img create -q -f qcow2 a 24M
 	qcow2setup open ./a vm
 	for i in 1 2 3 4; do
-		io -c "write -P $i 0 24M"
+		io vm -c "write -P $i 0 24M"
 		qcow2setup internal create vm "s$i"
 	done
-	io -c 'write -P 9 0 24M'
+	io vm -c 'write -P 9 0 24M'
 	equal "$(status_word vm 1)" rw "mode"
 	qcow2setup close vm
 	check_images a
@@ -209,20 +195,20 @@ test_size()
 	qcow2setup internal create vm large
 	qcow2setup internal apply vm small
 	equal "$(sectors vm)" $((8 << 11)) "size"
-	io -c 'read -P 1 0 8M' -c 'write -P 3 0 1M'
+	io vm -c 'read -P 1 0 8M' -c 'write -P 3 0 1M'
 	qcow2setup internal apply vm large
 	equal "$(sectors vm)" $((24 << 11)) "size"
-	io -c 'read -P 1 0 4M' -c 'read -P 2 4M 20M' -c 'write -P 3 0 24M'
+	io vm -c 'read -P 1 0 4M' -c 'read -P 2 4M 20M' -c 'write -P 3 0 24M'
 	qcow2setup close vm
 	check_images a
 	# Version 2 has no sizes.
 	qemu-img create -q -f qcow2 -o compat=0.10 v2 8M
 	qcow2setup open ./v2 vm
-	io -c 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	qcow2setup internal create vm one
-	io -c 'write -P 2 0 2M'
+	io vm -c 'write -P 2 0 2M'
 	qcow2setup internal apply vm one
-	io -c 'read -P 1 0 1M' -c 'read -P 0 1M 1M'
+	io vm -c 'read -P 1 0 1M' -c 'read -P 0 1M 1M'
 	qcow2setup close vm
 	check_images v2
 	nothing_left
@@ -251,14 +237,14 @@ test_vm_state()
 	equal "$(state_size ./a)" $((256 << 10)) "size of the state"
 	qcow2setup open ./a vm
 	qcow2setup internal create vm two
-	io -c 'write -P 3 0 8M' -c 'discard 0 2M'
+	io vm -c 'write -P 3 0 8M' -c 'discard 0 2M'
 	qcow2setup internal delete vm two
 	equal "$(state_size vm)" $((256 << 10)) "size of the state"
 	qcow2setup internal apply vm one
-	io -c 'read -P 1 0 8M' -c 'write -P 4 0 8M' -c 'discard 4M 4M'
+	io vm -c 'read -P 1 0 8M' -c 'write -P 4 0 8M' -c 'discard 4M 4M'
 	# It would become a part of the disk.
 	exits 4 'virtual machine' qcow2setup resize vm +8M
-	io -c 'read -P 4 0 4M'
+	io vm -c 'read -P 4 0 4M'
 	qcow2setup close vm
 	check_images a
 	read_state 7
@@ -361,9 +347,9 @@ test_failing_qemu_img()
 {
 	qemu-img create -q -f qcow2 a 8M
 	qcow2setup open ./a vm
-	io -c 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	qcow2setup internal create vm one
-	io -c 'write -P 2 0 1M'
+	io vm -c 'write -P 2 0 1M'
 	mkdir bad
 	printf '#!/bin/bash\necho it was me >&2\nexit 1\n' >bad/qemu-img
 	chmod +x bad/qemu-img
@@ -374,7 +360,7 @@ test_failing_qemu_img()
 	PATH=$PWD/bad:$PATH exits 4 'apply it again' \
 		qcow2setup internal apply vm one
 	equal "$(state vm)" "Live:Active" "state"
-	io -c 'read -P 2 0 1M'
+	io vm -c 'read -P 2 0 1M'
 	# Killed once only: it is carried out.
 	cat >bad/qemu-img <<-END
 		#!/bin/bash
@@ -382,7 +368,7 @@ test_failing_qemu_img()
 		exec /usr/bin/qemu-img "\$@"
 	END
 	PATH=$PWD/bad:$PATH qcow2setup internal apply vm one
-	io -c 'read -P 1 0 1M'
+	io vm -c 'read -P 1 0 1M'
 	qcow2setup close vm
 	check_images a
 	nothing_left
@@ -401,7 +387,7 @@ test_failing_disk()
 	qemu-img create -q -f qcow2 /dev/mapper/lv 16M
 	echo 600000 >/sys/module/dm_qcow2/parameters/commit_interval_ms
 	qcow2setup open /dev/mapper/lv vm
-	io -c 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	dd if=/dev/zero of=/dev/mapper/vm bs=64k seek=20 count=1 oflag=direct \
 		status=none
 	dmsetup reload lv --table "0 131072 flakey $loop 0 0 3600 1 error_writes"
@@ -414,7 +400,7 @@ test_failing_disk()
 	dmsetup suspend vm
 	dmsetup resume vm
 	qcow2setup internal create vm one
-	io -c 'read -P 1 0 1M' -c 'write -P 2 0 1M'
+	io vm -c 'read -P 1 0 1M' -c 'write -P 2 0 1M'
 	echo 1000 >/sys/module/dm_qcow2/parameters/commit_interval_ms
 	qcow2setup close vm
 	check_images /dev/mapper/lv
@@ -430,7 +416,7 @@ test_killed()
 	qemu-img create -q -f qcow2 a 8M
 	qcow2setup open ./a vm
 	slow_qemu_img
-	io -c 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	# the command: the other one finishes
 	start_slow qcow2setup internal create vm one
 	equal "$(state vm)" "Live:Suspended" "state"
@@ -438,7 +424,7 @@ test_killed()
 	touch go
 	wait_for 30 is_active
 	equal "$(names vm)" "1:one" "snapshots"
-	io -c 'write -P 2 0 1M'
+	io vm -c 'write -P 2 0 1M'
 	# the other one: the command resumes, but not under a qemu-img at work
 	start_slow qcow2setup internal create vm two
 	kill -9 "$(pgrep -x -P "$main" qcow2setup)"
@@ -448,21 +434,21 @@ test_killed()
 	fails wait "$main"
 	equal "$(state vm)" "Live:Active" "state"
 	equal "$(names vm)" "1:one 2:two" "snapshots"
-	io -c 'write -P 3 0 1M'
+	io vm -c 'write -P 3 0 1M'
 	# both: the next command waits for qemu-img
 	start_slow qcow2setup internal create vm three
 	kill -9 "$main" "$(pgrep -x -P "$main" qcow2setup)"
 	(sleep 2; touch go) &
 	equal "$(names vm)" "1:one 2:two 3:three" "snapshots"
 	equal "$(state vm)" "Live:Active" "state"
-	io -c 'read -P 3 0 1M'
+	io vm -c 'read -P 3 0 1M'
 	# all of them, while they apply: it is applied
 	start_slow qcow2setup internal apply vm two
 	kill -9 "$main" "$(pgrep -x -P "$main" qcow2setup)"
 	pkill -KILL -f "$PWD/slow/qemu-img"
 	equal "$(names vm)" "1:one 2:two 3:three" "snapshots"
 	equal "$(state vm)" "Live:Active" "state"
-	io -c 'read -P 2 0 1M'
+	io vm -c 'read -P 2 0 1M'
 	wait || true
 	qcow2setup close vm
 	check_images a
@@ -476,7 +462,7 @@ test_killed_anywhere()
 
 	qemu-img create -q -f qcow2 a 8M
 	qcow2setup open ./a vm
-	io -c 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	qcow2setup internal create vm one
 	for delay in 0.02 0.06 0.1 0.15 0.2 0.3 0.4 0.6; do
 		for action in create apply delete; do
@@ -495,7 +481,7 @@ test_killed_anywhere()
 			wait "$main" || true
 			echo "$action after $delay: $(names vm)"
 			equal "$(state vm)" "Live:Active" "state"
-			io -c 'read -P 1 0 1M'
+			io vm -c 'read -P 1 0 1M'
 		done
 	done
 	qcow2setup close vm
@@ -530,7 +516,7 @@ test_view()
 	wait "$fio" || { cat fio.out; die "fio"; }
 	# Others are made, applied and deleted meanwhile.
 	qcow2setup internal create vm two
-	io -c 'write -P 3 0 8M' -c 'discard 8M 8M'
+	io vm -c 'write -P 3 0 8M' -c 'discard 8M 8M'
 	qcow2setup internal apply vm two
 	qcow2setup internal delete vm two
 	exits 5 'open as device old' qcow2setup internal delete vm one
@@ -547,12 +533,12 @@ test_view()
 	exits 5 'in use|snapshot open' qcow2setup rebase ./a -b '' -F raw
 	fails qemu-io -c 'write 0 4k' a
 	qcow2setup open ./a vm
-	io -c 'write -P 4 0 16M'
+	io vm -c 'write -P 4 0 16M'
 	cmp one.raw /dev/mapper/old
 	# The old top is shown by both in different ways.
 	qcow2setup snapshot vm over
 	equal "$(layers vm)" "over a base" "layers"
-	look vm -c 'read -P 4 0 16M'
+	io vm -r -c 'read -P 4 0 16M'
 	cmp one.raw /dev/mapper/old
 	qcow2setup close vm
 	qcow2setup close old
@@ -606,8 +592,8 @@ test_view_size()
 	qcow2setup open ./a vm
 	equal "$(sectors old) $(sectors older) $(sectors vm)" \
 		"$((6 << 11)) $((12 << 11)) $((3 << 11))" "sizes"
-	look old -c 'read -P 1 0 6M'
-	look older -c 'read -P 2 0 12M'
+	io old -r -c 'read -P 1 0 6M'
+	io older -r -c 'read -P 2 0 12M'
 	qcow2setup internal apply vm small
 	equal "$(sectors vm)" $((6 << 11)) "size"
 	qcow2setup open ./a third --snapshot small
@@ -628,20 +614,20 @@ test_block_device()
 	dmsetup create lv --table "0 131072 linear $loop 0"
 	qemu-img create -q -f qcow2 /dev/mapper/lv 16M
 	qcow2setup open /dev/mapper/lv vm
-	io -c 'write -P 1 0 4M'
+	io vm -c 'write -P 1 0 4M'
 	qcow2setup internal create vm one
-	io -c 'write -P 2 0 4M'
+	io vm -c 'write -P 2 0 4M'
 	qcow2setup open /dev/mapper/lv old --snapshot one
-	look old -c 'read -P 1 0 4M'
+	io old -r -c 'read -P 1 0 4M'
 	qcow2setup close vm
 	fails qemu-io -c 'write 0 4k' /dev/mapper/lv
 	qcow2setup open /dev/mapper/lv vm
-	io -c 'read -P 2 0 4M' -c 'write -P 3 0 4M'
-	look old -c 'read -P 1 0 4M'
+	io vm -c 'read -P 2 0 4M' -c 'write -P 3 0 4M'
+	io old -r -c 'read -P 1 0 4M'
 	qcow2setup close old
 	fails qemu-io -r -c 'read 0 4k' /dev/mapper/lv
 	qcow2setup internal apply vm one
-	io -c 'read -P 1 0 4M'
+	io vm -c 'read -P 1 0 4M'
 	qcow2setup close vm
 	qcow2setup internal delete /dev/mapper/lv one
 	check_images /dev/mapper/lv

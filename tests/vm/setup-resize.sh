@@ -15,19 +15,6 @@ sizes()
 		"size of $2"
 }
 
-# reads DEVICE COMMAND...: qemu-io finds what it looks for
-reads()
-{
-	local device=$1 args=()
-
-	shift
-	for command; do
-		args+=(-c "$command")
-	done
-	qemu-io -f raw "${args[@]}" "/dev/mapper/$device" >out
-	fails grep failed out
-}
-
 test_a_mounted_device_gets_longer()
 {
 	qemu-img create -q -f qcow2 base.qcow2 64M
@@ -79,7 +66,7 @@ test_resize_under_load()
 	kill -INT $!
 	wait $! || true
 	fails grep -i 'verify: bad\|error=' fio.out
-	reads vm "read -P 0 64M $((size - (64 << 20)))"
+	io vm -c "read -P 0 64M $((size - (64 << 20)))"
 	# It is one table later what it was before.
 	qcow2setup snapshot vm b.qcow2
 	sizes vm ./b.qcow2 "$size"
@@ -134,14 +121,14 @@ test_what_cannot_get_longer()
 	qemu-io -c "write -c -P 5 $size 1k" a.qcow2 >/dev/null
 	qcow2setup open ./a.qcow2 vm
 	exits 4 'compressed' qcow2setup resize vm 48M
-	reads vm "read -P 5 $size 1k" "write -P 6 0 64k" "read -P 6 0 64k"
+	io vm -c "read -P 5 $size 1k" -c "write -P 6 0 64k" -c "read -P 6 0 64k"
 	sizes vm ./a.qcow2 $((size + 1024))
 	qcow2setup close vm
 	qemu-img check a.qcow2
 	qcow2setup resize ./a.qcow2 48M
 	qcow2setup open ./a.qcow2 vm
 	sizes vm ./a.qcow2 $((48 << 20))
-	reads vm "read -P 5 $size 1k" "read -P 0 $((size + 1024)) 15M"
+	io vm -c "read -P 5 $size 1k" -c "read -P 0 $((size + 1024)) 15M"
 	qcow2setup close vm
 }
 
@@ -164,7 +151,7 @@ test_recovers_from_a_refused_resize()
 	qcow2setup list
 	matches "$(dmsetup info vm)" ACTIVE "state"
 	sizes vm ./a.qcow2 $((size + 1024))
-	reads vm "read -P 5 $size 1k" "write -P 6 0 64k" "read -P 6 0 64k"
+	io vm -c "read -P 5 $size 1k" -c "write -P 6 0 64k" -c "read -P 6 0 64k"
 	qcow2setup close vm
 	qemu-img check a.qcow2
 }
@@ -178,7 +165,7 @@ test_raw_gets_longer()
 	qcow2setup resize vm 6M
 	equal "$(stat -c %s raw)" $((6 << 20)) "length"
 	equal "$(blockdev --getsize64 /dev/mapper/vm)" $((6 << 20)) "size"
-	reads vm 'read -P 0x79 0 4M' 'read -P 0 4M 2M' 'write -P 1 5M 1M'
+	io vm -c 'read -P 0x79 0 4M' -c 'read -P 0 4M 2M' -c 'write -P 1 5M 1M'
 	qcow2setup close vm
 	truncate -s 4M disk
 	loop=$(attach disk)
@@ -188,7 +175,7 @@ test_raw_gets_longer()
 	losetup -c "$loop"
 	qcow2setup resize vm 8M
 	equal "$(blockdev --getsize64 /dev/mapper/vm)" $((8 << 20)) "size"
-	reads vm 'write -P 1 7M 1M' 'read -P 1 7M 1M'
+	io vm -c 'write -P 1 7M 1M' -c 'read -P 1 7M 1M'
 	qcow2setup close vm
 	losetup -d "$loop"
 }
@@ -201,11 +188,11 @@ test_resize_on_a_block_device()
 	loop=$(attach disk)
 	qemu-img create -q -f qcow2 "$loop" 16M
 	qcow2setup open "$loop" vm
-	reads vm 'write -P 1 15M 1M'
+	io vm -c 'write -P 1 15M 1M'
 	qcow2setup resize vm 1T
 	sizes vm "$loop" $((1 << 40))
-	reads vm 'read -P 1 15M 1M' 'write -P 2 1023G 1M' 'read -P 2 1023G 1M' \
-		'read -P 0 16M 16M'
+	io vm -c 'read -P 1 15M 1M' -c 'write -P 2 1023G 1M' \
+		-c 'read -P 2 1023G 1M' -c 'read -P 0 16M 16M'
 	qcow2setup close vm
 	qemu-img check "$loop"
 	losetup -d "$loop"

@@ -6,21 +6,16 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-io()
-{
-	qemu-io -f raw "$@" /dev/mapper/vm | (! grep failed)
-}
-
 # base <- sn1 <- active, each with a write of its own
 chain()
 {
 	qemu-img create -q -f qcow2 base 32M
 	qcow2setup open ./base vm
-	io -c 'write -P 1 0 1M'
+	io vm -c 'write -P 1 0 1M'
 	qcow2setup snapshot vm sn1
-	io -c 'write -P 2 0 512k'
+	io vm -c 'write -P 2 0 512k'
 	qcow2setup snapshot vm active
-	io -c 'write -P 3 0 64k'
+	io vm -c 'write -P 3 0 64k'
 }
 
 test_lower_image()
@@ -30,15 +25,15 @@ test_lower_image()
 	qcow2setup revert vm sn1 fresh --json >out
 	equal "$(jq -r .kept out)" "$PWD/active" "what is kept"
 	equal "$(layers vm)" "fresh sn1 base" "layers"
-	io -c 'read -P 2 0 512k' -c 'read -P 1 512k 512k'
-	io -c 'write -P 4 0 32k'
+	io vm -c 'read -P 2 0 512k' -c 'read -P 1 512k 512k'
+	io vm -c 'write -P 4 0 32k'
 	qcow2setup revert vm 'vm[2]' again
 	equal "$(layers vm)" "again base" "layers"
-	io -c 'read -P 1 0 1M' -c 'write -P 5 0 1k'
+	io vm -c 'read -P 1 0 1M' -c 'write -P 5 0 1k'
 	# The top itself: as a snapshot
 	qcow2setup revert vm again more
 	equal "$(layers vm)" "more again base" "layers"
-	io -c 'read -P 5 0 1k'
+	io vm -c 'read -P 5 0 1k'
 	sha256sum -c sums
 	qcow2setup close vm
 	sha256sum -c sums
@@ -62,7 +57,7 @@ test_size()
 	equal "$(blockdev --getsize64 /dev/mapper/vm)" $((32 << 20)) "size"
 	qcow2setup revert vm base.raw fresh
 	equal "$(blockdev --getsize64 /dev/mapper/vm)" $((10 << 20)) "size"
-	io -c 'read -P 9 0 10M' -c 'write -P 1 9M 1M'
+	io vm -c 'read -P 9 0 10M' -c 'write -P 1 9M 1M'
 	qcow2setup close vm
 	qemu-img check fresh
 	nothing_left

@@ -5,7 +5,6 @@
 import errno
 import os
 import random
-import re
 import sys
 import threading
 import time
@@ -34,28 +33,6 @@ def blocks(path):
     return os.stat(path).st_blocks * 512
 
 
-def change_one(dev, model, kind, at, length):
-    if kind == "write":
-        data = fx.pattern(f"w{at}", length)
-        dev.write(at, data)
-    else:
-        data = bytes(length)
-        getattr(dev, kind)(at, length)
-        # A discard promises nothing.
-        if kind == "discard":
-            data = discarded(model[at:at + length], dev.read(at, length))
-    model[at:at + length] = data
-
-
-def discarded(old, new):
-    """What is read then: every sector as before, or zeroes."""
-    for n in range(0, len(new), 512):
-        sector = new[n:n + 512]
-        ktap.check(sector in (old[n:n + 512], bytes(512)),
-                   f"a discard made {bytes(sector[:16])}")
-    return new
-
-
 def change(dev, model, ops, seed):
     rng = random.Random(seed)
     size = len(model)
@@ -64,8 +41,9 @@ def change(dev, model, ops, seed):
         at = rng.randint(0, (size - length) // 512) * 512
         # The first cluster and the last one
         at = rng.choice([at, at, at, 0, 512, size - length])
-        change_one(dev, model, rng.choice(["write", "write", "write", "zeroout",
-                                           "punch", "discard"]), at, length)
+        fx.change_one(dev, model,
+                      rng.choice(["write", "write", "write", "zeroout",
+                                  "punch", "discard"]), at, length)
 
 
 def as_qemu_reads_it(model, raw=False):
@@ -138,7 +116,7 @@ def a_raw_data_file_with_nothing_allocated():
     model = bytearray(size)
     with fx.opened([TOP], size) as (_, dev):
         for n in range(0, 12):
-            change_one(dev, model, "write", n * 150 * KIB + 512, 3 * 512)
+            fx.change_one(dev, model, "write", n * 150 * KIB + 512, 3 * 512)
             fx.run("cp", "--sparse=always", "image", "copy")
             where, entry = fx.entry_at("copy", (n * 150 * KIB + 512))
             ktap.equal(entry & COPIED, COPIED, "entry on the disk")
@@ -200,7 +178,7 @@ def what_a_flush_acknowledged_is_in_the_files():
     with fx.opened([TOP], size) as (_, dev):
         model = bytearray(size)
         for n in range(4):
-            change_one(dev, model, "write", n * 900 * KIB, 70 * KIB)
+            fx.change_one(dev, model, "write", n * 900 * KIB, 70 * KIB)
         dev.flush()
         for step in ("flush", "FUA write"):
             for name in ("image", "data"):
@@ -308,7 +286,7 @@ def neighbours(options):
                     ktap.same_bytes(dev.read(at, 4096),
                                     bytes(model[at:at + 4096]), f"at {at}")
                 else:
-                    change_one(dev, model, kind, at, 4096)
+                    fx.change_one(dev, model, kind, at, 4096)
         except Exception as e:
             errors.append(e)
 
@@ -343,16 +321,7 @@ def fails(want, call, *args):
 
 
 def refused(layers, message, size=MIB, read_only=False, features=()):
-    fx.kernel_log()
-    try:
-        with fx.opened(layers, size, features, read_only):
-            pass
-    except OSError:
-        log = fx.kernel_log()
-        ktap.check(re.search(message, log, re.I),
-                   f"no {message!r} in the kernel log:\n{log}")
-        return
-    raise ktap.Failure("it was opened")
+    fx.refused(layers, size, message, features, read_only)
 
 
 @ktap.test

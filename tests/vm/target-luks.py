@@ -125,14 +125,8 @@ def change(dev, model, ops, seed):
     for _ in range(ops):
         length = rng.choice([1, 2, 7, 8, 64, 100, 300, 600]) * 512
         at = rng.randint(0, (size - length) // 512) * 512
-        kind = rng.choice(["write", "write", "write", "zeroout", "punch"])
-        data = fx.pattern(f"w{at}", length) if kind == "write" else \
-            bytes(length)
-        if kind == "write":
-            dev.write(at, data)
-        else:
-            getattr(dev, kind)(at, length)
-        model[at:at + length] = data
+        fx.change_one(dev, model, rng.choice(["write", "write", "write",
+                                              "zeroout", "punch"]), at, length)
 
 
 def changed(layers, size, features, seed, model):

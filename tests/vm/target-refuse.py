@@ -11,21 +11,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
 import fixture as fx  # noqa: E402
 import ktap  # noqa: E402
-from fixture import MIB, peek, poke  # noqa: E402
-
-
-def refused(layers, length, message, features=(), read_only=False):
-    """The chain does not open and the kernel log matches message."""
-    fx.kernel_log()
-    try:
-        with fx.opened(layers, length, features, read_only):
-            pass
-    except OSError:
-        log = fx.kernel_log()
-        ktap.check(re.search(message, log, re.I),
-                   f"no {message!r} in the kernel log:\n{log}")
-        return
-    raise ktap.Failure("it was opened")
+from fixture import MIB, peek, poke, refused  # noqa: E402
 
 
 @ktap.test

@@ -38,28 +38,6 @@ def some_content(name, size, seed):
     fx.pad(name)
 
 
-def change_one(dev, model, kind, at, length):
-    if kind == "write":
-        data = fx.pattern(f"w{at}", length)
-        dev.write(at, data)
-    else:
-        data = bytes(length)
-        getattr(dev, kind)(at, length)
-        # A discard promises nothing.
-        if kind == "discard":
-            data = discarded(model[at:at + length], dev.read(at, length))
-    model[at:at + length] = data
-
-
-def discarded(old, new):
-    """What is read then: every sector as before, or zeroes."""
-    for n in range(0, len(new), 512):
-        sector = new[n:n + 512]
-        ktap.check(sector in (old[n:n + 512], bytes(512)),
-                   f"a discard made {bytes(sector[:16])}")
-    return new
-
-
 def change(dev, model, ops, seed):
     rng = random.Random(seed)
     size = len(model)
@@ -68,8 +46,9 @@ def change(dev, model, ops, seed):
         at = rng.randint(0, (size - length) // 512) * 512
         if rng.random() < 0.6:
             at = at // 4096 * 4096
-        change_one(dev, model, rng.choice(["write", "write", "write", "zeroout",
-                                           "punch", "discard"]), at, length)
+        fx.change_one(dev, model,
+                      rng.choice(["write", "write", "write", "zeroout",
+                                  "punch", "discard"]), at, length)
 
 
 def compare(dev, want):
@@ -183,7 +162,7 @@ def operations_on_states(backing, shared):
                 # Whole ones, and parts at both ends
                 at = n * cluster + first * sub + (first // 4 % 3) * 512
                 length = 2 * sub + (first // 8 % 2) * 512
-                change_one(dev, model, OPERATIONS[n // 3], at, length)
+                fx.change_one(dev, model, OPERATIONS[n // 3], at, length)
         compare(dev, model)
         dev.flush()
         compare(dev, model)
@@ -326,7 +305,7 @@ def neighbours_in_a_cluster():
                                     bytes(model[at:at + sub]), f"at {at}")
                 else:
                     part = rng.choice([0, 0, 512])
-                    change_one(dev, model, kind, at + part, sub - 2 * part)
+                    fx.change_one(dev, model, kind, at + part, sub - 2 * part)
         except Exception as e:
             errors.append(e)
 
@@ -374,7 +353,7 @@ def a_shared_cluster_that_the_device_ends_in():
     with fx.opened([("qcow2", "image")], len(model), ["error_if_no_space"],
                    room=512) as (_, dev):
         compare(dev, model)
-        change_one(dev, model, "write", 224 * KIB, 2048)
+        fx.change_one(dev, model, "write", 224 * KIB, 2048)
         compare(dev, model)
     # The second reference was one by hand.
     fx.qemu_img("check", "image", ok=(3,))
@@ -389,13 +368,13 @@ def an_owned_cluster_that_the_device_ends_in():
     with fx.opened([("qcow2", "image")], len(model), ["error_if_no_space"],
                    room=512) as (test, dev):
         compare(dev, model)
-        change_one(dev, model, "write", 194 * KIB, 512)
+        fx.change_one(dev, model, "write", 194 * KIB, 512)
         fails(errno.ENOSPC, dev.write, 224 * KIB, fx.pattern("lost", 512))
         ktap.equal(test.status()[0], "no_space", "mode")
         compare(dev, model)
         os.truncate("image", host + 64 * KIB)
         test.loops["image"].set_capacity()
-        change_one(dev, model, "write", 224 * KIB, 512)
+        fx.change_one(dev, model, "write", 224 * KIB, 512)
         ktap.equal(test.status()[0], "rw", "mode")
         compare(dev, model)
     written("image", model)
