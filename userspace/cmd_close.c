@@ -19,17 +19,6 @@
 #include "state.h"
 #include "trim.h"
 
-static int refuse_busy(const struct dm_state *dm, const char *name)
-{
-	char *who = holders_text(dm->device);
-	int r;
-
-	r = report_fail(EBUSY, "Device %s is still in use%s%s.", name,
-			*who ? ": " : "", who);
-	free(who);
-	return r;
-}
-
 /* Whoever has the device open beside its own partitions */
 static int check_unused(const struct dm_state *dm, const char *name)
 {
@@ -37,7 +26,8 @@ static int check_unused(const struct dm_state *dm, const char *name)
 	int count = json_object_array_length(partitions);
 
 	json_object_put(partitions);
-	return dm->open_count > count ? refuse_busy(dm, name) : 0;
+	return dm->open_count > count ?
+		holders_refuse(dm->device, "Device", name, "still in use") : 0;
 }
 
 /**
@@ -98,7 +88,8 @@ static int remove_device(const struct closing *closing)
 
 	if (r != -EBUSY)
 		return r;
-	return refuse_busy(&closing->device->dm, closing->device->name);
+	return holders_refuse(closing->device->dm.device, "Device",
+			      closing->device->name, "still in use");
 }
 
 /* The lock of a second descriptor bridges the time from loop to truncation. */

@@ -175,17 +175,22 @@ char *holders_text(dev_t device)
 	return all;
 }
 
-int holders_check(const char *name)
+int holders_refuse(dev_t device, const char *kind, const char *name,
+		   const char *state)
 {
-	struct dm_state state = dm_query(name);
-	char *who;
+	char *who = holders_text(device);
 	int r;
 
-	if (!state.open_count)
-		return 0;
-	who = holders_text(state.device);
-	r = report_fail(EBUSY, "Device %s is in use%s%s.", name,
+	r = report_fail(EBUSY, "%s %s is %s%s%s.", kind, name, state,
 			*who ? ": " : "", who);
 	free(who);
 	return r;
+}
+
+int holders_check(const char *name)
+{
+	struct dm_state state = dm_query(name);
+
+	return state.open_count ?
+		holders_refuse(state.device, "Device", name, "in use") : 0;
 }

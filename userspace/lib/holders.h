@@ -18,6 +18,18 @@
 char *holders_text(dev_t device);
 
 /**
+ * holders_refuse() - report who has a device open
+ * @device: the block device
+ * @kind: of it, for the message
+ * @name: its name
+ * @state: what it is, "still in use" for instance
+ *
+ * Return: -EBUSY, reported.
+ */
+int holders_refuse(dev_t device, const char *kind, const char *name,
+		   const char *state);
+
+/**
  * holders_check() - refuse a device that somebody has open
  * @name: the device
  *

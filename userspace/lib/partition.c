@@ -58,16 +58,10 @@ static const char *name_at(struct json_object *names, unsigned int i)
 static int check_unused(const char *name)
 {
 	struct dm_state state = dm_query(name);
-	char *who;
-	int r;
 
-	if (!state.open_count)
-		return 0;
-	who = holders_text(state.device);
-	r = report_fail(EBUSY, "Partition %s is still in use%s%s.", name,
-			*who ? ": " : "", who);
-	free(who);
-	return r;
+	return state.open_count ?
+		holders_refuse(state.device, "Partition", name,
+			       "still in use") : 0;
 }
 
 int partitions_unmap(const struct dm_state *disk)
