@@ -6,9 +6,12 @@ fuzzer. Their data is not among it."""
 
 import os
 import struct
-import subprocess
 import sys
 import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "..", "lib"))
+import qemuimg  # noqa: E402
 
 SECRET = ["--object", "secret,id=key,data=abc"]
 LUKS = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
@@ -107,11 +110,9 @@ for n in (1, 2, 4, 8, 16, 32, 64):
 
 
 def run(command, directory):
-    done = subprocess.run(command, cwd=directory, stdin=subprocess.DEVNULL,
-                          text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
-    if done.returncode:
-        sys.exit(f"seeds: {' '.join(command)}: {done.stdout}")
+    out, code = qemuimg.run(*command, directory=directory)
+    if code:
+        sys.exit(f"seeds: {' '.join(command)}: {out}")
 
 
 def make(name, kind, directory):

@@ -4,6 +4,7 @@
 
 import json
 import os
+import subprocess
 
 import host  # before the modules of lib/
 from host import MIB
@@ -114,6 +115,39 @@ def refused_here(what, *args):
     out, code = host.run(host.COMMAND, *args)
     ktap.equal(code, 2, f"exit code: {out}")
     ktap.check(what in out, out)
+
+
+def failing_qemu_img(message):
+    """One that makes no image, and counts; returns the environment with it"""
+    bad = f"{host.directory}/qemu-img"
+    with open(bad, "w") as f:
+        f.write(f'#!/bin/sh\necho >>"{host.directory}/count"\n'
+                f'echo "{message}" >&2\nexit 1\n')
+    os.chmod(bad, 0o755)
+    return dict(os.environ, PATH=f"{host.directory}:{os.environ['PATH']}")
+
+
+def tries(message):
+    key = host.key_file("secret")
+    done = subprocess.run(
+        [host.COMMAND, "create", f"{host.directory}/image", "4M", "-o",
+         "encrypt.format=luks", "--key-file", key], text=True,
+        env=failing_qemu_img(message), stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE)
+    ktap.check(done.returncode, "created")
+    ktap.equal(done.stderr.count(message), 1, "messages")
+    with open(f"{host.directory}/count") as f:
+        return len(f.read())
+
+
+@ktap.test
+def qemu_img_that_measures_too_early_is_run_again():
+    ktap.equal(tries("Unable to get accurate CPU usage"), 20, "tries")
+
+
+@ktap.test
+def qemu_img_that_fails_is_not_run_again():
+    ktap.equal(tries("No space left on device"), 1, "tries")
 
 
 @ktap.test

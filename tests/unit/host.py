@@ -15,6 +15,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 sys.path.insert(0, LIB)
 import ktap
+import qemuimg
 
 # Where images go: a new directory, emptied after each test
 directory = None
@@ -27,14 +28,14 @@ def run(*command):
     return done.stdout, done.returncode
 
 
-def run_well(*command):
-    out, code = run(*command)
+def run_well(*command, runner=run):
+    out, code = runner(*command)
     ktap.equal(code, 0, f"exit code of {' '.join(command)}: {out}")
     return out
 
 
 def qemu_img(*args):
-    return run_well("qemu-img", *args)
+    return run_well("qemu-img", *args, runner=qemuimg.run)
 
 
 def qemu_io(name, *commands):

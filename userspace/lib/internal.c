@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "attach.h"
@@ -20,6 +19,7 @@
 #include "pivot.h"
 #include "qemu.h"
 #include "report.h"
+#include "run.h"
 #include "state.h"
 #include "swap.h"
 
@@ -471,18 +471,6 @@ static int edit_device(void *data)
  * Before and after
  */
 
-static void print_errors(int fd)
-{
-	char buf[4096];
-	off_t pos = 0;
-	ssize_t len;
-
-	while ((len = pread(fd, buf, sizeof(buf), pos)) > 0) {
-		fwrite(buf, len, 1, stderr);
-		pos += len;
-	}
-}
-
 static int report_live(const struct internal *in, int r)
 {
 	const char *name = in->device.name;
@@ -524,7 +512,7 @@ static int swap_device(struct internal *in, struct swap *swap)
 		json_object_object_del(in->entry, "freeze");
 	if (swap->thawed)
 		journal_write(in->entry);
-	print_errors(in->errors);
+	run_print_errors(in->errors);
 	return swap->edit_error ? report_live(in, swap->edit_error) : r;
 }
 
@@ -545,9 +533,9 @@ static int run_device(struct internal *in)
 		r = make_room(in);
 	if (r < 0)
 		return r;
-	in->errors = memfd_create("qemu-img", MFD_CLOEXEC);
+	in->errors = run_errors();
 	if (in->errors < 0)
-		return report_errno(errno, "Cannot create a file in memory");
+		return in->errors;
 	r = swap_device(in, &swap);
 	close(in->errors);
 	return r;
@@ -578,9 +566,10 @@ void internal_close(struct internal *in)
 static int resume_device(const struct device *device, const char *id)
 {
 	struct pivot same = pivot_same(device);
-	int errors = memfd_create("qemu-img", MFD_CLOEXEC), edit = 0, r;
+	int errors, edit = 0, r;
 
 	report_mute(true);
+	errors = run_errors();
 	if (id)
 		edit = edit_live(INTERNAL_APPLY, id, device, NULL, errors);
 	r = fit_table(device);
@@ -590,7 +579,7 @@ static int resume_device(const struct device *device, const char *id)
 	if (!r)
 		r = dm_resume(device->name);
 	if (errors >= 0) {
-		print_errors(errors);
+		run_print_errors(errors);
 		close(errors);
 	}
 	if (edit < 0)

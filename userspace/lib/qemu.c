@@ -104,17 +104,17 @@ int qemu_missing(void)
 			   "Cannot find qemu-img (package qemu-utils).");
 }
 
-static int run_qemu_img(const char *const argv[], const char *directory)
+/* Takes what run_program() returned. */
+static int report_result(int r)
 {
-	struct run_files files = { -1, -1, -1, directory };
-
-	switch (run_program(argv, &files)) {
-	case 0:
-		return 0;
+	switch (r) {
 	case -ENOENT:
 		return qemu_missing();
-	default:
+	case -EIO:
+	case -EINTR:
 		return report_fail(EIO, "qemu-img failed.");
+	default:
+		return r;
 	}
 }
 
@@ -216,9 +216,12 @@ static void add_create_words(struct call *call, const struct new_image *image,
 		add_word(call, image->size);
 }
 
-int qemu_create(const struct new_image *image)
+/* Return: as run_program() */
+static int run_create(const struct new_image *image, int errors)
 {
+	/* What it takes the name of a data file from, which we see from there */
 	char *directory = directory_of(image->path);
+	struct run_files files = { -1, errors, -1, directory };
 	char *options = all_options(image);
 	struct call call;
 	int r = 0;
@@ -227,16 +230,57 @@ int qemu_create(const struct new_image *image)
 	if (image->passphrase)
 		r = add_secret(&call, image->passphrase);
 	add_create_words(&call, image, options);
-	/* What it takes the name of a data file from, which we see from there */
 	if (!r)
-		r = run_qemu_img(call.argv, directory);
+		r = run_program(call.argv, &files);
+	call_end(&call);
+	free(options);
+	free(directory);
+	return r;
+}
+
+/*
+ * QEMU measures how fast the CPU derives a key, and some versions (9.2.0, 7.2.22 of
+ * Debian 12) give up where the first of these measurements is over before the
+ * kernel has accounted for its time.  QEMU commit 145f12ea885c ("crypto: fix bogus
+ * error benchmarking pbkdf on fast machines") has them go on.
+ */
+static bool is_measured_too_early(int errors)
+{
+	char said[4096];
+	ssize_t len = pread(errors, said, sizeof(said) - 1, 0);
+
+	said[len < 0 ? 0 : len] = '\0';
+	return strstr(said, "Unable to get accurate CPU usage");
+}
+
+static int create_encrypted(const struct new_image *image)
+{
+	int tries = 20, errors, r;
+
+	do {
+		errors = run_errors();
+		if (errors < 0)
+			return errors;
+		r = run_create(image, errors);
+		if (r == -EIO && --tries && is_measured_too_early(errors))
+			r = -EAGAIN;
+		else
+			run_print_errors(errors);
+		close(errors);
+	} while (r == -EAGAIN);
+	return r;
+}
+
+int qemu_create(const struct new_image *image)
+{
+	int r = image->passphrase ? create_encrypted(image) :
+				    run_create(image, -1);
+
+	r = report_result(r);
 	if (!r)
 		r = make_durable(image->path);
 	if (!r && image->data)
 		r = make_durable(image->data);
-	call_end(&call);
-	free(options);
-	free(directory);
 	return r;
 }
 
@@ -403,7 +447,7 @@ int qemu_resize(const struct image *image, const struct image *below,
 	add_word(&call, name);
 	add_word(&call, bytes);
 	if (!r)
-		r = run_qemu_img(call.argv, NULL);
+		r = report_result(run_program(call.argv, NULL));
 	call_end(&call);
 	free(name);
 	return r < 0 ? r : sync_path(image->path, 0);

@@ -9,6 +9,7 @@
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -110,6 +111,26 @@ int run_output(const char *const argv[], char **output)
 	}
 	close(ends[0]);
 	return r;
+}
+
+int run_errors(void)
+{
+	int fd = memfd_create("errors", MFD_CLOEXEC);
+
+	return fd < 0 ?
+		report_errno(errno, "Cannot create a file in memory") : fd;
+}
+
+void run_print_errors(int errors)
+{
+	char buf[4096];
+	off_t pos = 0;
+	ssize_t len;
+
+	while ((len = pread(errors, buf, sizeof(buf), pos)) > 0) {
+		fwrite(buf, len, 1, stderr);
+		pos += len;
+	}
 }
 
 void load_module(const char *name)

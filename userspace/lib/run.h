@@ -43,6 +43,21 @@ int run_program(const char *const argv[], const struct run_files *files);
  */
 int run_output(const char *const argv[], char **output);
 
+/**
+ * run_errors() - where a program's messages can wait
+ *
+ * For struct run_files.
+ *
+ * Return: a descriptor, to be closed; or an error, reported.
+ */
+int run_errors(void);
+
+/**
+ * run_print_errors() - print the messages that have waited
+ * @errors: from run_errors()
+ */
+void run_print_errors(int errors);
+
 /** load_module() - have the kernel load a module, if it can */
 void load_module(const char *name);
 
