@@ -654,7 +654,7 @@ static int change_some(struct qc_image *img, struct change *c)
 }
 
 int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
-	      u64 host)
+	      u64 host, u64 *done)
 {
 	struct change c = {
 		.op = op,
@@ -666,5 +666,7 @@ int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
 
 	while (c.len && !err)
 		err = change_some(img, &c);
+	if (done)
+		*done = len - c.len;
 	return err;
 }

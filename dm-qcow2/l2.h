@@ -156,14 +156,16 @@ enum qc_l2_op {
  * @host: for QC_L2_MAP, byte offset of the host cluster of the first guest
  *	cluster; the others follow.  What is allocated then has been written
  *	there (need not be flushed).
+ * @done: how many of the bytes have changed, whole clusters where that fails;
+ *	may be NULL
  *
  * Clusters that lose their reference are freed once the change is durable, but not
  * those of an external data file.
  *
  * Context: may sleep; the guest clusters are range locked.
- * Return: 0 or a negative error.
+ * Return: 0 or a negative error: the entries from @done on are as they were.
  */
 int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
-	      u64 host);
+	      u64 host, u64 *done);
 
 #endif /* DM_QCOW2_L2_H */

@@ -532,6 +532,28 @@ static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
 }
 
 /*
+ * Entries of the piece's clusters, now that their contents are there.  Where that
+ * fails (the slice was dropped meanwhile and cannot be read again), what no entry
+ * refers to is given back.
+ */
+static int piece_map(struct qc_image *img, const struct piece *p,
+		     struct qc_run *run)
+{
+	u64 done, mapped;
+	int err;
+
+	err = qc_l2_set(img, p->from, p->to - p->from, QC_L2_MAP, p->host,
+			&done);
+	if (!err || p->in_place)
+		return err;
+	mapped = (p->from + done - p->start) >> img->h.cluster_bits;
+	run->start += mapped;
+	run->count -= mapped;
+	qc_alloc_undo(img, run);
+	return err;
+}
+
+/*
  * Allocate, fill, map.  The range is locked.  The entries change only when all
  * the clusters' contents have been written.
  */
@@ -552,7 +574,7 @@ static int piece_write(struct qc_io *io, struct piece *p, u64 reserved)
 			qc_alloc_undo(img, &run);
 		return err;
 	}
-	return qc_l2_set(img, p->from, p->to - p->from, QC_L2_MAP, p->host);
+	return piece_map(img, p, &run);
 }
 
 /* Bytes from @guest to the end of the L2 slice that maps it. */
@@ -872,7 +894,8 @@ static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 	if (!err && img->external && op != QC_L2_ZERO_KEEP)
 		punch_data(io, ext);
 	return err ? err : qc_l2_set(img, io->pos,
-				     change_len(img, io->pos, ext->len), op, 0);
+				     change_len(img, io->pos, ext->len), op, 0,
+				     NULL);
 }
 
 /* What can change by itself: of a compressed cluster nothing but all. */
@@ -990,7 +1013,7 @@ static enum step populate_zeroes(struct qc_io *io, u64 len)
 	if (!err && ext.map == QC_MAP_NONE)
 		err = qc_l2_set(img, io->pos,
 				change_len(img, io->pos, ext.len), QC_L2_ZERO,
-				0);
+				0, NULL);
 	range_unlock(img, io);
 	if (err == -ENOSPC)
 		return no_space(io);

@@ -151,12 +151,19 @@ class Dm:
         return self.path
 
     def load(self, length, params, read_only=False, target="qcow2"):
-        text = params.encode() + b"\0"
-        text += bytes(-len(text) % 8)
-        spec = struct.pack("<QQiI16s", 0, length, 0, 40 + len(text),
-                           target.encode())
-        self._ioctl(self.LOAD, self.READONLY if read_only else 0,
-                    spec + text, 1)
+        self.load_table([(length, target, params)], read_only)
+
+    def load_table(self, lines, read_only=False):
+        """lines: (sectors, target, parameters), one behind the other."""
+        data, start = b"", 0
+        for length, target, params in lines:
+            text = params.encode() + b"\0"
+            text += bytes(-len(text) % 8)
+            data += struct.pack("<QQiI16s", start, length, 0, 40 + len(text),
+                                target.encode()) + text
+            start += length
+        self._ioctl(self.LOAD, self.READONLY if read_only else 0, data,
+                    len(lines))
 
     def clear(self):
         self._ioctl(self.CLEAR)

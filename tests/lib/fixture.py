@@ -140,6 +140,39 @@ def set_refcount(name, host, count):
     poke(name, block + 2 * cluster, "H", count)
 
 
+class Stacked:
+    """A loop device with another device over it, in place of which it can stand;
+    line: target and parameters, where {} is the loop device."""
+
+    number = 0
+
+    def __init__(self, path, line="linear {} 0", **loop):
+        Stacked.number += 1
+        self.loop = blk.Loop(path, **loop)
+        self.dm = blk.Dm(f"stacked{Stacked.number}")
+        self.sectors = os.path.getsize(path) // 512
+        target, params = line.format(self.loop.dev).split(" ", 1)
+        try:
+            self.dev = self.dm.create(self.sectors, params,
+                                      loop.get("read_only", False), target)
+        except BaseException:
+            self.loop.detach()
+            raise
+
+    def reload(self, bad=None):
+        """A linear one; bad: sectors that fail, (first, behind the last)"""
+        first, end = bad or (self.sectors, self.sectors)
+        lines = [(first, "linear", f"{self.loop.dev} 0"),
+                 (end - first, "error", ""),
+                 (self.sectors - end, "linear", f"{self.loop.dev} {end}")]
+        self.dm.load_table([line for line in lines if line[0]])
+        self.dm.resume()
+
+    def detach(self):
+        self.dm.remove()
+        self.loop.detach()
+
+
 class Chain:
     """A chain opened with a table made by hand; layers: (format, file), or
     (format, file, data file)."""

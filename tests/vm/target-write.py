@@ -7,6 +7,8 @@ import os
 import random
 import struct
 import sys
+import threading
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
@@ -317,6 +319,68 @@ def a_kept_cluster_that_the_device_ends_in():
         ktap.equal(chain.status()[0], "rw", "mode")
         ktap.same_bytes(dev.read_all(), bytes(model), "written")
     written_correctly(layers, model)
+
+
+def allocates(chain, dev, offset):
+    """A write that has its cluster, but waits for what the base has around it.
+
+    Returns the thread, and where its error will be.
+    """
+    before = int(chain.status()[6])
+    errors = []
+
+    def write():
+        try:
+            dev.write(offset, fx.pattern("lost", 512))
+        except OSError as e:
+            errors.append(e.errno)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for _ in range(200):
+        if int(chain.status()[6]) > before:
+            break
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return thread, errors
+
+
+@ktap.test
+def a_cluster_that_cannot_be_mapped_does_not_leak():
+    """Its slice of the L2 table goes while it is filled, and is not read again."""
+    size, step = 96 * MIB, 2 * MIB
+    with open("base", "wb") as f:
+        f.write(fx.pattern("base", MIB))
+        f.truncate(size)
+    fx.create("top", size, backing="base", fmt="raw", cluster_size=4096)
+    # More slices than are kept in memory in any case
+    fx.qemu_io("top", *(f"write -P 1 {at} 4k" for at in range(0, size, step)))
+    fx.grow("top", 2 * size)
+    table = (fx.entry_at("top", 0)[0] & -4096) // 512
+    chain = fx.Chain([("qcow2", "top"), ("raw", "base")], size)
+    top, base = fx.Stacked("top"), fx.Stacked("base")
+    chain.loops = {"top": top, "base": base}
+    dev = chain.open()
+    try:
+        for at in range(0, size, step):
+            dev.read(at, 4096)
+        base.dm.suspend()
+        thread, errors = allocates(chain, dev, 4096)
+        top.reload(bad=(table, table + 8))
+        for _ in range(3):
+            blk.drop_caches()
+        base.dm.resume()
+        thread.join()
+        ktap.equal(errors, [errno.EIO], "errors of the write")
+        ktap.equal(chain.status()[0], "rw", "mode")
+        top.reload()
+        new = fx.pattern("new", 512)
+        dev.write(4096, new)
+        ktap.same_bytes(dev.read(4096, 4096),
+                        new + fx.pattern("base", MIB)[4608:8192], "written")
+    finally:
+        chain.close()
+    fx.check("top")
 
 
 @ktap.test
