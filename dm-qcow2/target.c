@@ -945,6 +945,28 @@ static int qc_iterate_devices(struct dm_target *ti,
 	return fn(ti, dev, 0, bdev_nr_sectors(dev->bdev), data);
 }
 
+static void stack_dma_alignment(struct queue_limits *limits,
+				struct block_device *bdev)
+{
+	limits->dma_alignment = max_t(u32, limits->dma_alignment,
+				      bdev_dma_alignment(bdev));
+}
+
+/*
+ * Bios go to all layers, their data devices and the mirror with the memory that the
+ * guest gave them.  Who misaligns it for one of them cannot be helped by splitting.
+ */
+static void stack_dma_alignments(struct qc_target *t,
+				 struct queue_limits *limits)
+{
+	u32 i;
+
+	for (i = 0; i < t->chain.nr; i++)
+		stack_dma_alignment(limits, t->chain.layer[i].bdev);
+	if (t->mirror)
+		stack_dma_alignment(limits, qc_mirror_bdev(t->mirror));
+}
+
 static void qc_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct qc_target *t = ti->private;
@@ -957,6 +979,7 @@ static void qc_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->physical_block_size = max(limits->physical_block_size,
 					  limits->logical_block_size);
 	limits->io_min = max(limits->io_min, limits->physical_block_size);
+	stack_dma_alignments(t, limits);
 	qc_limits_set_discard(limits, MAX_DROP_SECTORS, granularity);
 	qc_limits_set_write_zeroes(limits, MAX_DROP_SECTORS);
 }

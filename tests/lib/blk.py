@@ -20,7 +20,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Loop:
-    """A loop device on a file, with direct I/O."""
+    """A loop device on a file, with direct I/O; block: bytes of its logical
+    blocks, 0 for the kernel's choice."""
 
     CTL_GET_FREE = 0x4C82
     CONFIGURE = 0x4C0A
@@ -29,8 +30,9 @@ class Loop:
     READ_ONLY = 1
     DIRECT_IO = 16
 
-    def __init__(self, path, read_only=False):
+    def __init__(self, path, read_only=False, block=0):
         self.path = path
+        self.block = block
         self.fd = -1
         flags = os.O_RDONLY if read_only else os.O_RDWR
         backing = os.open(path, flags | os.O_DIRECT)
@@ -47,7 +49,7 @@ class Loop:
         name = os.fsencode(self.path)[:63]
         info = struct.pack("<QQQQQIIII64s64s32sQQ", 0, 0, 0, 0, 0, 0, 0, 0,
                            flags, name, b"", b"", 0, 0)
-        config = struct.pack("<II", backing, 0) + info + bytes(64)
+        config = struct.pack("<II", backing, self.block) + info + bytes(64)
         control = os.open("/dev/loop-control", os.O_RDWR)
         try:
             while True:
@@ -322,6 +324,12 @@ def copy_sparse(source, target):
                 _write_sparse(dst.fileno(), offset, data)
                 offset += len(data)
         os.truncate(dst.fileno(), length)
+
+
+def queue_limit(path, name):
+    """A number of a device's queue; path: /dev/NAME"""
+    with open(f"/sys/block/{os.path.basename(path)}/queue/{name}") as f:
+        return int(f.read())
 
 
 def drop_caches():
