@@ -47,6 +47,24 @@ static inline void qc_limits_set_write_zeroes(struct queue_limits *limits,
 #endif
 }
 
+/*
+ * The same of a queue in use, whose device is suspended.  6.9 (d690cb8ae14b) gave
+ * limits a lock, and checks them.
+ */
+static inline int qc_queue_set_write_zeroes(struct request_queue *q,
+					    unsigned int max_sectors)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 9, 0)
+	blk_queue_max_write_zeroes_sectors(q, max_sectors);
+	return 0;
+#else
+	struct queue_limits limits = queue_limits_start_update(q);
+
+	qc_limits_set_write_zeroes(&limits, max_sectors);
+	return queue_limits_commit_update(q, &limits);
+#endif
+}
+
 /* 6.7 (c42d50aefd17) allocates shrinkers dynamically. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
 static inline struct shrinker *

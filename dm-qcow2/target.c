@@ -789,6 +789,26 @@ static void activate_work(struct work_struct *work)
 }
 
 /*
+ * Device-mapper takes WRITE_ZEROES from a device when one below has none, and does so
+ * after io_hints (dm_table_set_restrictions()); unlike with discards a target cannot
+ * say that it needs no help.  Zero clusters need none: it gets it back, before
+ * anybody can use the device.  Not beside other targets, which may have no way.
+ */
+static void keep_write_zeroes(struct qc_target *t)
+{
+	struct dm_table *table = t->ti->table;
+	struct request_queue *q = dm_disk(dm_table_get_md(table))->queue;
+
+	if (!t->writable || !t->top || t->top->h.version < 3 ||
+	    t->top->raw_data || q->limits.max_write_zeroes_sectors ||
+	    t->ti->len != dm_table_get_size(table))
+		return;
+	if (qc_queue_set_write_zeroes(q, MAX_DROP_SECTORS))
+		DMWARN("%s: zeroes are written as data",
+		       dm_device_name(dm_table_get_md(table)));
+}
+
+/*
  * In a work item: who resumes may have been killed, and then neither threads
  * nor large buffers can be made on its behalf.  The device would stay suspended,
  * its users hanging, for no fault of the image.
@@ -806,6 +826,7 @@ static int qc_preresume(struct dm_target *ti)
 	if (a.err)
 		return a.err;
 	a.t->active = true;
+	keep_write_zeroes(a.t);
 	qc_write_resume(a.t);
 	return 0;
 }

@@ -151,6 +151,48 @@ for compat in ("1.1", "0.10"):
                       zeroes, compat, backing, cluster)
 
 
+def zeroes_over_less(compat, entries):
+    """The device below cannot write zeroes; entries: the format can say them."""
+    size = 4 * MIB
+    with open("base", "wb") as f:
+        f.write(fx.pattern("base", size))
+    fx.create("top", size, backing="base", fmt="raw", compat=compat)
+    fx.grow("top", 32 * MIB)
+    model = bytearray(fx.pattern("base", size))
+    chain = fx.Chain([("qcow2", "top"), ("raw", "base")], size)
+    below = chain.loops["top"] = fx.Stacked("top", "flakey {} 0 60 0")
+    ktap.equal(blk.queue_limit(below.dev, "write_zeroes_max_bytes"), 0,
+               "the device below")
+    dev = chain.open()
+    try:
+        for _ in range(2):
+            most = blk.queue_limit(dev.path, "write_zeroes_max_bytes")
+            ktap.equal(bool(most), entries, f"{most} bytes at most")
+            # Another table, which may change it
+            chain.reload()
+        write_both(dev, model, MIB, fx.pattern("data", MIB))
+        dev.flush()
+        before = int(chain.status()[6])
+        for offset, length in ((0, 2 * MIB), (3 * MIB, 512 * KIB)):
+            dev.zeroout(offset, length)
+            model[offset:offset + length] = bytes(length)
+        if entries:
+            ktap.equal(int(chain.status()[6]), before, "clusters allocated")
+        # Parts of clusters have no other way than to be written.
+        dev.zeroout(3 * MIB + 600 * KIB + 512, 1024)
+        model[3 * MIB + 600 * KIB + 512:3 * MIB + 601 * KIB + 512] = bytes(1024)
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+    finally:
+        chain.close()
+    written_correctly([("qcow2", "top")], model)
+
+
+ktap.case("zeroing over a device that cannot: 1.1", zeroes_over_less, "1.1",
+          True)
+ktap.case("zeroing over a device that cannot: 0.10", zeroes_over_less, "0.10",
+          False)
+
+
 def discards(compat, backing):
     """Whole clusters read as zeroes afterwards (or as before in version 2
     over a base, which has no way to say zero), and are free again."""
