@@ -46,7 +46,7 @@
  * @force: --force
  * @search: --search, each
  * @nsearch: number of @search
- * @job: --json, --detach, --bandwidth
+ * @job: --json, --detach, --bandwidth, @unlock
  * @freeze: --fsfreeze, --qga, each
  * @together: words are NAME=OVERLAY
  * @clean: --clean

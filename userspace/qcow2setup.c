@@ -553,6 +553,7 @@ int main(int argc, char **argv)
 	char **marked = mark_size(&argc, argv);
 	int r;
 
+	args.job.unlock = &args.unlock;
 	open_standard_descriptors();
 	/* Growing a file beyond a limit must be an error, not the end. */
 	signal(SIGXFSZ, SIG_IGN);

@@ -452,6 +452,31 @@ test_copy()
 	all_closed
 }
 
+# memory_locked PID: kilobytes of a process that stay out of swap space
+memory_locked()
+{
+	awk '/^VmLck:/ { print $2 }' "/proc/$1/status"
+}
+
+# The process in the background holds passphrases and keys as well.
+test_detached()
+{
+	local pid
+
+	encrypted top 12M secret
+	change top 10
+	key copy another
+	qcow2setup open ./top vm --key-file keys/top
+	qcow2setup copy vm ./copy --key-file copy=keys/copy --bandwidth 64K \
+		--detach
+	pid=$(qcow2setup jobs --json | jq '.[0].pid')
+	[ "$(memory_locked "$pid")" -gt 0 ] || die "nothing is locked in memory"
+	qcow2setup cancel vm
+	qcow2setup close vm
+	all_closed
+	sound top
+}
+
 # What is in the image goes through qemu-img, which needs the passphrase.
 test_internal_snapshots()
 {

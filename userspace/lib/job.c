@@ -321,12 +321,15 @@ static int begin_here(const char *subject, const char *operation)
 	return r;
 }
 
-static int begin_detached(const char *subject, const char *operation, bool json)
+static int begin_detached(const char *subject, const char *operation,
+			  const struct job_options *options)
 {
-	int started = detach(json), r;
+	int started = detach(options->json), r;
 
 	if (started < 0)
 		return started;
+	if (options->unlock)
+		unlock_lock_memory(options->unlock);
 	job.detached = true;
 	r = begin_here(subject, operation);
 	if (!r)
@@ -349,7 +352,7 @@ int job_begin(const char *subject, const char *operation,
 	job.name = name_of(subject);
 	job.bandwidth = options->bandwidth;
 	r = options->detach ?
-		begin_detached(subject, operation, options->json) :
+		begin_detached(subject, operation, options) :
 		begin_here(subject, operation);
 	if (r < 0) {
 		drop_job();

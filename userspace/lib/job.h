@@ -28,17 +28,20 @@
 #include <stdint.h>
 
 #include "jobrecord.h"
+#include "unlock.h"
 
 /**
  * struct job_options - what the command line says of a job
  * @json: print events, one JSON object a line
  * @detach: go on in the background
  * @bandwidth: bytes a second, 0 without limit
+ * @unlock: what the process holds that must not be written to swap space, or NULL
  */
 struct job_options {
 	bool json;
 	bool detach;
 	uint64_t bandwidth;
+	const struct unlock *unlock;
 };
 
 /* The job of a temporary device is in its UUID: "QCOW2-JOB-<pid>-<start>-..." */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -85,6 +86,28 @@ void passphrases_free(struct passphrases *all)
 	free(all->files);
 	free(all->entered);
 	memset(all, 0, sizeof(*all));
+}
+
+void passphrase_lock(const void *data, size_t size)
+{
+	/* Where there is no right to, libcryptsetup goes on as well. */
+	if (data)
+		mlock(data, size);
+}
+
+void passphrases_lock(const struct passphrases *all)
+{
+	const struct passphrase *passphrase;
+	unsigned int i;
+
+	for (i = 0; i < all->file_count; i++) {
+		passphrase = &all->files[i].passphrase;
+		passphrase_lock(passphrase->data, passphrase->size);
+	}
+	for (i = 0; i < all->entered_count; i++) {
+		passphrase = &all->entered[i].passphrase;
+		passphrase_lock(passphrase->data, passphrase->size);
+	}
 }
 
 /*

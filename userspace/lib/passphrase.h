@@ -70,6 +70,18 @@ int passphrases_add(struct passphrases *all, const char *argument);
 /** passphrases_free() - free and wipe */
 void passphrases_free(struct passphrases *all);
 
+/**
+ * passphrase_lock() - keep memory out of swap space
+ * @data: of crypt_safe_alloc(), or NULL
+ * @size: bytes
+ *
+ * As that did, for a process that was forked since: locks are not inherited.
+ */
+void passphrase_lock(const void *data, size_t size);
+
+/** passphrases_lock() - that for all of them */
+void passphrases_lock(const struct passphrases *all);
+
 /** passphrases_quiet() - libcryptsetup says nothing: our messages do */
 void passphrases_quiet(void);
 

@@ -33,6 +33,19 @@ void unlock_free(struct unlock *unlock)
 	passphrases_free(&unlock->passphrases);
 }
 
+void unlock_lock_memory(const struct unlock *unlock)
+{
+	const struct unlocked *image;
+	unsigned int i;
+
+	for (i = 0; i < unlock->count; i++) {
+		image = &unlock->images[i];
+		passphrase_lock(image->key, image->size);
+		passphrase_lock(image->passphrase.data, image->passphrase.size);
+	}
+	passphrases_lock(&unlock->passphrases);
+}
+
 /* libcryptsetup takes headers from files: this one has just the header. */
 static int header_file(const struct image *image)
 {

@@ -60,6 +60,13 @@ struct unlock {
 /** unlock_free() - free and wipe */
 void unlock_free(struct unlock *unlock);
 
+/**
+ * unlock_lock_memory() - lock passphrases and keys in memory again
+ *
+ * To be called in a process that was forked: memory locks are not inherited.
+ */
+void unlock_lock_memory(const struct unlock *unlock);
+
 /** unlock_is_wanted() - is there something for unlock_wanted()? */
 bool unlock_is_wanted(const struct unlock *unlock);
 
