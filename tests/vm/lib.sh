@@ -80,6 +80,14 @@ io()
 	qemu-io -f raw "$@" "/dev/mapper/$device" | (! grep failed)
 }
 
+# locked FILE: the lock bytes held on it, each range once a holder
+locked()
+{
+	awk -v inode=":$(stat -c %i "$1")\$" \
+		'$2 == "OFDLCK" && $6 ~ inode { print $7 "-" $8 }' /proc/locks |
+		sort | xargs
+}
+
 # attach FILE [OPTION...]: prints a loop device on it, direct I/O.
 attach()
 {

@@ -222,4 +222,33 @@ test_active_raw()
 	commit_active raw-short base
 }
 
+# A block device that was only read is written from now on.
+test_active_raw_device()
+{
+	local before write=(qemu-io -f raw -c 'write 0 512' /dev/ram0)
+
+	modprobe brd rd_nr=1 rd_size=24576
+	chain raw
+	dd if=base of=/dev/ram0 bs=1M oflag=direct status=none
+	qemu-img rebase -q -u -b /dev/ram0 -F raw sn1
+	qcow2setup open ./active vm
+	equal "$(locked /dev/ram0)" "100-100 201-201 203-203" "locks of a reader"
+	before=$(device_contents vm)
+	qcow2setup commit vm --base /dev/ram0 --bandwidth 8M --detach
+	while qcow2setup jobs --json | jq -e '.[0].state == "running"'; do
+		qcow2setup list
+		exits 1 'lock' "${write[@]}"
+		sleep 1
+	done
+	qcow2setup wait vm
+	qcow2setup list
+	equal "$(locked /dev/ram0)" "100-101 103-103 201-201 203-203" "locks"
+	exits 1 'lock' "${write[@]}"
+	equal "$(device_contents vm)" "$before" "contents"
+	qcow2setup close vm
+	"${write[@]}"
+	all_gone
+	rmmod brd
+}
+
 main "$@"

@@ -102,6 +102,38 @@ test_block_device()
 	rmmod brd
 }
 
+is_locked()
+{
+	[ -n "$(locked /dev/ram0)" ]
+}
+
+# From the first sector that is written to the last; what looks for stray locks in
+# between finds that these are not.
+test_a_raw_device_is_locked()
+{
+	local write=(qemu-io -f raw -c 'write 0 512' /dev/ram0)
+
+	modprobe brd rd_nr=1 rd_size=40960
+	chain plain
+	qcow2setup open ./active vm
+	qcow2setup copy vm /dev/ram0 --format raw --pivot --bandwidth 4M --detach
+	wait_for 20 is_locked
+	while qcow2setup jobs --json | jq -e '.[0].state == "running"'; do
+		exits 1 'lock' "${write[@]}"
+		qcow2setup list
+		exits 1 'lock' "${write[@]}"
+		sleep 1
+	done
+	qcow2setup wait vm
+	equal "$(layers vm)" ram0 "layers"
+	equal "$(locked /dev/ram0)" "100-101 103-103 201-201 203-203" "locks"
+	exits 1 'lock' "${write[@]}"
+	qcow2setup close vm
+	"${write[@]}"
+	all_gone
+	rmmod brd
+}
+
 # Clearing the device is a part of the job: it is seen, paced, and stopped.
 test_clearing()
 {

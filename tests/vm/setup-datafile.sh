@@ -9,14 +9,6 @@
 # shellcheck source=chains.sh
 . "$(dirname "$0")/chains.sh"
 
-# locked FILE: the lock bytes held on it, each range once a holder
-locked()
-{
-	awk -v inode=":$(stat -c %i "$1")\$" \
-		'$2 == "OFDLCK" && $6 ~ inode { print $7 "-" $8 }' /proc/locks |
-		sort | xargs
-}
-
 # with_data IMAGE SIZE [OPTIONS]: an image with the data file IMAGE.data
 with_data()
 {

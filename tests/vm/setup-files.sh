@@ -18,14 +18,6 @@ length()
 	stat -c %s "$1"
 }
 
-# locked FILE: the lock bytes held on it, each range once a holder
-locked()
-{
-	awk -v inode=":$(stat -c %i "$1")\$" \
-		'$2 == "OFDLCK" && $6 ~ inode { print $7 "-" $8 }' /proc/locks |
-		sort | xargs
-}
-
 is_locked()
 {
 	[ -n "$(locked "$1")" ]

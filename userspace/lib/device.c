@@ -247,8 +247,8 @@ static void parse_features(struct device *device, char *words)
 			strsep(&words, " ");
 			continue;
 		}
-		if (!strcmp(word, "mirror"))
-			strsep(&words, " ");
+		if (!strcmp(word, "mirror") && words)
+			parse_device(strsep(&words, " "), &device->mirror);
 		if (!strcmp(word, "mirror") || !strcmp(word, "explicit_zeroes")) {
 			device->job_features = true;
 			continue;
@@ -395,23 +395,48 @@ static bool layer_has(const struct device_layer *layer,
 		(layer->data_path && image_id_equal(&layer->data_id, id));
 }
 
+static bool layers_have(const struct device *device,
+			const struct search *search)
+{
+	struct image_user *user = search->user;
+	unsigned int i;
+
+	for (i = 0; i < device->count; i++) {
+		user->layer = i;
+		user->writes = !i && !device->dm.read_only;
+		user->snapshot = !i && device->snapshot;
+		if (layer_has(&device->layers[i], search->id) &&
+		    search->counts(user))
+			return true;
+	}
+	return false;
+}
+
+/* A raw image, which needs no device over it to be written */
+static bool mirror_is(const struct device *device, const struct search *search)
+{
+	struct image_user *user = search->user;
+	struct image_id id;
+
+	if (!device->mirror)
+		return false;
+	id = image_id_of_device(device->mirror);
+	user->layer = 0;
+	user->writes = true;
+	user->snapshot = false;
+	return image_id_equal(&id, search->id) && search->counts(user);
+}
+
 static bool visit_device(const char *name, void *data)
 {
 	const struct search *search = data;
 	struct image_user *user = search->user;
 	struct device device;
-	bool found = false;
-	unsigned int i;
+	bool found;
 
 	if (!device_load(name, &device))
 		return false;
-	for (i = 0; i < device.count && !found; i++) {
-		user->layer = i;
-		user->writes = !i && !device.dm.read_only;
-		user->snapshot = !i && device.snapshot;
-		found = layer_has(&device.layers[i], search->id) &&
-			search->counts(user);
-	}
+	found = layers_have(&device, search) || mirror_is(&device, search);
 	snprintf(user->name, sizeof(user->name), "%s", device.name);
 	device_free(&device);
 	return found;

@@ -46,6 +46,7 @@ struct device_layer {
  *	@features have it, too
  * @job_features: there are features that belong to a job: mirror,
  *	explicit_zeroes
+ * @mirror: device that is written as well, or 0
  */
 struct device {
 	char name[DM_NAME_MAX];
@@ -58,13 +59,14 @@ struct device {
 	bool no_space_error;
 	char *snapshot;
 	bool job_features;
+	dev_t mirror;
 };
 
 /**
  * struct image_user - an open device that uses an image
  * @name: the device
  * @layer: 0 for its top
- * @writes: it writes to the image
+ * @writes: it writes to the image, as its top or as its mirror
  * @snapshot: it shows an internal snapshot of the image, which nobody changes
  */
 struct image_user {

@@ -200,6 +200,30 @@ static int make(const struct work *work)
 		make_qcow2(work);
 }
 
+/* On a block device there can be anything, and zeroes are not copied. */
+static bool is_cleared(const struct work *work)
+{
+	return work->what->format == FORMAT_RAW && !is_file(work);
+}
+
+/*
+ * Other commands run meanwhile: what holds the locks for a device comes later, as
+ * they would clear it. Until then it is the descriptor.
+ */
+static int clear_device(const struct work *work)
+{
+	uint64_t size = round_up(work->what->live->chain.layers[0].size, 512);
+	int r, locked;
+
+	if (!is_cleared(work))
+		return 0;
+	tally_expect(size);
+	state_unlock();
+	r = copy_zero(work->made, 0, size, tally_sweep, NULL);
+	locked = begin_change(true);
+	return r < 0 ? r : locked;
+}
+
 static int attach(struct work *work)
 {
 	uint64_t size = work->what->live->chain.layers[0].size;
@@ -217,6 +241,8 @@ static int attach(struct work *work)
 				work->made,
 				(unsigned long long)work->image.size,
 				(unsigned long long)size);
+	if (!r)
+		r = clear_device(work);
 	return r < 0 ? r : attach_write(&work->image, true, &work->attached);
 }
 
@@ -258,26 +284,6 @@ static int create_device(struct work *work)
 			  " " FEATURE_NO_SPACE_ERROR " yield", 2);
 	free(layers);
 	return r;
-}
-
-/* On a block device there can be anything, and zeroes are not copied. */
-static bool is_cleared(const struct work *work)
-{
-	return work->what->format == FORMAT_RAW && !is_file(work);
-}
-
-static int clear_device(const struct work *work)
-{
-	uint64_t size = round_up(work->what->live->chain.layers[0].size, 512);
-	int r, locked;
-
-	if (!is_cleared(work))
-		return 0;
-	tally_expect(size);
-	state_unlock();
-	r = copy_zero(work->to, 0, size, tally_sweep, NULL);
-	locked = begin_change(true);
-	return r < 0 ? r : locked;
 }
 
 static int open_walk(struct work *work)
@@ -476,9 +482,8 @@ static int copy_all(struct work *work)
 {
 	int r;
 
-	r = clear_device(work);
-	if (r < 0 || work->what->live->writes)
-		return r < 0 ? r : copy_live(work);
+	if (work->what->live->writes)
+		return copy_live(work);
 	r = copy_still(work);
 	return r < 0 ? r : finish(work, NULL);
 }
