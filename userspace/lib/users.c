@@ -271,8 +271,10 @@ static void visit_image(const struct image *image, void *data)
 	struct check *check = data;
 	const struct image *victim;
 
+	/* A victim that is not in the chain any more has its data file as well. */
 	if (in_chain(check->users->chain, &image->id) ||
-	    is_left(check->users, &image->id))
+	    is_left(check->users, &image->id) ||
+	    find_victim(check, &image->id))
 		return;
 	victim = stands_on(check, image);
 	if (!victim)

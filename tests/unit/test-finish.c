@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Unit tests of what is left to do of a job that died when its chain was what it was
+ * to become: images that qemu-img made, and a record. Devices are not there.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "chain.h"
+#include "dm.h"
+#include "fate.h"
+#include "finish.h"
+#include "jobrecord.h"
+#include "layerlist.h"
+#include "report.h"
+#include "state.h"
+
+static void run(const char *command)
+{
+	assert_int_equal(system(command), 0);
+}
+
+static bool exists(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
+/* Layers of the chain, @count of them */
+static struct json_object *layers_of(const char *path, unsigned int count)
+{
+	struct json_object *layers;
+	struct chain chain;
+	unsigned int whole;
+
+	assert_int_equal(chain_open(path, NULL, &chain), 0);
+	whole = chain.count;
+	chain.count = count;
+	layers = layers_json(&chain);
+	chain.count = whole;
+	chain_close(&chain);
+	return layers;
+}
+
+static struct json_object *plan_of(const char *path)
+{
+	struct json_object *plan = fate_new("commit");
+	struct image image;
+
+	assert_int_equal(image_open(path, FORMAT_QCOW2, &image), 0);
+	fate_add_image(plan, FATE_DELETED, &image);
+	image_close(&image);
+	return plan;
+}
+
+/* A job that has taken ./mid out of ./top, and is to delete it */
+static void job_dies(void)
+{
+	struct json_object *record = json_object_new_object();
+	struct json_object *notes = json_object_new_object();
+	char *subject = absolute_path("./top");
+
+	json_object_object_add(notes, "chain", layers_of("./top", 2));
+	json_object_object_add(notes, "gone", layers_of("./mid", 1));
+	json_object_object_add(notes, "plan", plan_of("./mid"));
+	json_set_string(record, "name", "top");
+	json_set_string(record, "subject", subject);
+	json_set_string(record, "operation", "commit");
+	json_set_string(record, "command", "qcow2setup commit ./top --delete");
+	json_set_string(record, "state", "running");
+	json_set_number(record, "pid", getpid());
+	/* This process began later. */
+	json_set_number(record, "start", 1);
+	json_object_object_add(record, JOB_NOTES, notes);
+	assert_int_equal(job_state_save("top", record), 0);
+	json_object_put(record);
+	free(subject);
+}
+
+/* An image and its data file: one process deletes both, another may have to. */
+static int make_images(void **state)
+{
+	run("qemu-img create -q -f qcow2 base 1M");
+	run("qemu-img create -q -f qcow2 -o data_file=mid.data -b base -F qcow2 mid");
+	run("qemu-img create -q -f qcow2 -b base -F qcow2 top");
+	job_dies();
+	return 0;
+}
+
+static int remove_images(void **state)
+{
+	job_state_remove("top");
+	run("rm -f base mid.data mid top other");
+	return 0;
+}
+
+static void test_killed_before(void **state)
+{
+	finish_dead();
+	assert_false(exists("mid.data"));
+	assert_false(exists("mid"));
+	assert_true(exists("base"));
+}
+
+/* Somebody stands on it by now. */
+static void test_used_since(void **state)
+{
+	run("qemu-img create -q -f qcow2 -b mid -F qcow2 other");
+	report_mute(true);
+	finish_dead();
+	report_mute(false);
+	assert_true(exists("mid.data"));
+	assert_true(exists("mid"));
+}
+
+static void test_another_image_since(void **state)
+{
+	run("cp mid other; rm mid; cp other mid");
+	finish_dead();
+	assert_true(exists("mid.data"));
+	assert_true(exists("mid"));
+}
+
+static int set_up(void **state)
+{
+	char *dir = strdup("/tmp/test-finish-XXXXXX");
+	int r;
+
+	dm_init();
+	if (!mkdtemp(dir) || chdir(dir) < 0)
+		return -1;
+	*state = dir;
+	/* Makes the directories. */
+	r = state_lock(true);
+	state_unlock();
+	return r;
+}
+
+static int tear_down(void **state)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -r '%s'", (char *)*state);
+	free(*state);
+	return chdir("/") < 0 ? -1 : system(command);
+}
+
+#define TEST(function) \
+	cmocka_unit_test_setup_teardown(function, make_images, remove_images)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_killed_before),
+		TEST(test_used_since),
+		TEST(test_another_image_since),
+	};
+
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
