@@ -101,10 +101,29 @@ static int remove_images(void **state)
 	return 0;
 }
 
+static void test_order(void **state)
+{
+	struct json_object *plan = plan_of("./mid"), *deleted;
+
+	assert_true(json_object_object_get_ex(plan, "deleted", &deleted));
+	assert_int_equal(json_object_array_length(deleted), 2);
+	assert_non_null(strstr(json_object_get_string(json_object_array_get_idx(deleted, 0)),
+			       "mid.data"));
+	json_object_put(plan);
+}
+
 static void test_killed_before(void **state)
 {
 	finish_dead();
 	assert_false(exists("mid.data"));
+	assert_false(exists("mid"));
+	assert_true(exists("base"));
+}
+
+static void test_killed_between(void **state)
+{
+	assert_int_equal(unlink("mid.data"), 0);
+	finish_dead();
 	assert_false(exists("mid"));
 	assert_true(exists("base"));
 }
@@ -158,7 +177,9 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(test_order),
 		TEST(test_killed_before),
+		TEST(test_killed_between),
 		TEST(test_used_since),
 		TEST(test_another_image_since),
 	};

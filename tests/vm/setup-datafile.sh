@@ -129,6 +129,54 @@ test_users()
 	nothing_left
 }
 
+is_merged()
+{
+	[ "$(dmsetup table vm | awk '{ print $4 }')" = 2 ]
+}
+
+# Between deleting an image and deleting its data file: the file system of one of
+# them makes the command wait there.
+test_killed_while_deleting()
+{
+	local mid data pid
+
+	truncate -s 64M disk
+	mkfs.ext4 -q disk
+	mkdir mnt
+	mount -o loop disk mnt
+	while read -r mid data; do
+		with_data base 16M
+		# Relative names would have both where the link is.
+		qemu-img create -q -f qcow2 -b "$PWD/base" -F qcow2 \
+			-o "data_file=$PWD/$data" "$mid"
+		qemu-io -f qcow2 -c 'write -P 3 1M 1M' "$mid" >/dev/null
+		qemu-img create -q -f qcow2 -b "$PWD/$mid" -F qcow2 top
+		qcow2setup open ./top vm
+		fsfreeze -f mnt
+		qcow2setup commit vm --top "./$mid" --base ./base --delete &
+		pid=$!
+		wait_for 60 is_merged
+		sleep 2
+		kill -KILL "$pid"
+		fsfreeze -u mnt
+		wait "$pid" || true
+		qcow2setup list
+		fails test -e "$mid"
+		fails test -e "$data"
+		equal "$(layers vm)" "top base" "layers"
+		qcow2setup close vm
+		check_images base top
+		rm -f top base.data base
+	done <<-EOF
+	mnt/mid mid.data
+	mid mnt/mid.data
+	EOF
+	umount mnt
+	# What became of the last one
+	qcow2setup jobs --clean
+	nothing_left
+}
+
 # What was behind the end of the data file is not shown.
 test_resize()
 {

@@ -199,17 +199,14 @@ static void add_left(const struct collapse *collapse, struct json_object *plan)
 	struct json_object *left = collapse->live->left, *layer;
 	enum fate fate = collapse->remove ? FATE_DELETED :
 		collapse->up ? FATE_UNNEEDED : FATE_INVALID;
-	const char *data;
 	size_t i;
 
 	if (!left || !collapse->live->again)
 		return;
 	for (i = 0; i < json_object_array_length(left); i++) {
 		layer = json_object_array_get_idx(left, i);
-		fate_add(plan, fate, json_string(layer, "path"));
-		data = json_string(layer, "data-file");
-		if (data)
-			fate_add(plan, fate, data);
+		fate_add_pair(plan, fate, json_string(layer, "path"),
+			      json_string(layer, "data-file"));
 	}
 }
 

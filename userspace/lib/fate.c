@@ -53,14 +53,26 @@ void fate_add(struct json_object *plan, enum fate fate, const char *path)
 			      json_object_new_string(path));
 }
 
+void fate_add_pair(struct json_object *plan, enum fate fate, const char *path,
+		   const char *data)
+{
+	bool data_first = data && fate == FATE_DELETED;
+
+	if (data_first)
+		fate_add(plan, fate, data);
+	fate_add(plan, fate, path);
+	if (data && !data_first)
+		fate_add(plan, fate, data);
+}
+
 void fate_add_image(struct json_object *plan, enum fate fate,
 		    const struct image *image)
 {
 	char *data;
 
-	fate_add(plan, fate, image->path);
-	if (image_data_path(image, &data) == 0 && data)
-		fate_add(plan, fate, data);
+	if (image_data_path(image, &data) < 0)
+		data = NULL;
+	fate_add_pair(plan, fate, image->path, data);
 	free(data);
 }
 

@@ -33,7 +33,20 @@ struct json_object *fate_new(const char *operation);
 /** fate_add() - an image */
 void fate_add(struct json_object *plan, enum fate fate, const char *path);
 
-/** fate_add_image() - an image with its external data file */
+/**
+ * fate_add_pair() - an image with its external data file
+ * @plan: where to
+ * @fate: of both
+ * @path: the image
+ * @data: the data file, or NULL
+ *
+ * To be deleted, the data file comes first: where that ends in between, the image is
+ * left, which names it, and which others know.
+ */
+void fate_add_pair(struct json_object *plan, enum fate fate, const char *path,
+		   const char *data);
+
+/** fate_add_image() - the same of an image that is open */
 void fate_add_image(struct json_object *plan, enum fate fate,
 		    const struct image *image);
 

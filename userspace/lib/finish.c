@@ -75,7 +75,7 @@ static void delete_unused(struct json_object *notes, const struct chain *chain,
 {
 	const char *path = json_string(layer, "path");
 	const char *data = json_string(layer, "data-file");
-	const struct users users = { .chain = chain };
+	const struct users users = { .chain = chain, .halves = true };
 	const struct image *victim;
 	struct image image;
 	int r;
@@ -92,9 +92,10 @@ static void delete_unused(struct json_object *notes, const struct chain *chain,
 		report_warn("%s, which was to be deleted, is kept.", path);
 		return;
 	}
-	fate_delete_file(path);
+	/* As fate_add_pair() has it: the image is how the next one finds both. */
 	if (is_to_go(notes, data))
 		fate_delete_file(data);
+	fate_delete_file(path);
 }
 
 /* The highest one first, since it stands on the next. */

@@ -359,8 +359,21 @@ static int judge(const struct check *check)
  * Victims
  */
 
+/* A job was killed when it had deleted this one, and not yet the image. */
+static bool data_is_gone(const struct image *image)
+{
+	bool gone;
+	char *path;
+
+	if (!image->data_file || image_data_path(image, &path) < 0)
+		return false;
+	gone = path && access(path, F_OK) < 0 && errno == ENOENT;
+	free(path);
+	return gone;
+}
+
 /* External data files fare as their images do. */
-static int victims_open(struct victims *victims,
+static int victims_open(struct victims *victims, const struct users *users,
 			const struct image *const *images, unsigned int count)
 {
 	unsigned int i;
@@ -374,7 +387,8 @@ static int victims_open(struct victims *victims,
 	for (i = 0; i < count && !r; i++) {
 		struct image *data = &victims->data[victims->data_count];
 
-		if (!image_external(images[i]))
+		if (!image_external(images[i]) ||
+		    (users->halves && data_is_gone(images[i])))
 			continue;
 		victims->data_count++;
 		victims->list[victims->count++] = data;
@@ -408,7 +422,7 @@ int users_check_written(const struct chain *chain, const struct image *image)
 	struct check check = { .users = &users };
 	int r;
 
-	r = victims_open(&check.victims, &image, 1);
+	r = victims_open(&check.victims, &users, &image, 1);
 	if (!r)
 		r = check_open(&check);
 	victims_close(&check.victims);
@@ -421,7 +435,7 @@ int users_check(const struct users *users, const struct image *const *victims,
 	struct check check = { .users = users };
 	int r;
 
-	r = victims_open(&check.victims, victims, count);
+	r = victims_open(&check.victims, users, victims, count);
 	if (!r)
 		r = check_open(&check);
 	if (!r)

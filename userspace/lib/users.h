@@ -21,6 +21,7 @@
  *	those of the images of @chain
  * @nsearch: of @search
  * @force: overlays that were found are named, but do not stop it
+ * @halves: images are to be deleted, and have lost their external data files perhaps
  */
 struct users {
 	const struct chain *chain;
@@ -28,6 +29,7 @@ struct users {
 	const char *const *search;
 	unsigned int nsearch;
 	bool force;
+	bool halves;
 };
 
 /**
