@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Unit tests of what is left to do of a job that died when its chain was what it was
- * to become: images that qemu-img made, and a record. Devices are not there.
+ * to become, or was on the way: images that qemu-img made, and a record. Devices are
+ * not there.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -11,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -18,8 +21,10 @@
 #include "dm.h"
 #include "fate.h"
 #include "finish.h"
-#include "jobrecord.h"
+#include "job.h"
 #include "layerlist.h"
+#include "leftover.h"
+#include "live.h"
 #include "report.h"
 #include "state.h"
 
@@ -147,6 +152,100 @@ static void test_another_image_since(void **state)
 	assert_true(exists("mid"));
 }
 
+/* Up to where it has noted what it is to come to; then the power goes. */
+static void job_is_cut_off(bool ends)
+{
+	const struct job_options options = { 0 };
+	char *subject = absolute_path("./top");
+	struct json_object *plan;
+	int status;
+
+	if (!fork()) {
+		assert_int_equal(job_begin(subject, "commit", &options), 0);
+		plan = plan_of("./mid");
+		assert_int_equal(finish_note(layers_of("./top", 2),
+					     layers_of("./mid", 1), NULL, plan),
+				 0);
+		_exit(ends ? -job_end(-EIO) : EIO);
+	}
+	wait(&status);
+	assert_int_equal(WEXITSTATUS(status), EIO);
+	/* All that is in /run */
+	run("rm -f " STATE_DIR "/jobs/*");
+	free(subject);
+}
+
+static bool said_again(void)
+{
+	struct live live = { .word = "./top" };
+	bool again;
+
+	live.subject = absolute_path("./top");
+	assert_int_equal(chain_open("./top", NULL, &live.chain), 0);
+	again = finish_again(&live, false);
+	chain_close(&live.chain);
+	free(live.subject);
+	return again;
+}
+
+static void test_reboot(void **state)
+{
+	job_state_remove("top");
+	job_is_cut_off(false);
+	assert_false(said_again());
+	job_lasting_adopt();
+	finish_dead();
+	assert_false(exists("mid.data"));
+	assert_false(exists("mid"));
+	/* The same command says what it would have, once. */
+	assert_true(said_again());
+	job_lasting_adopt();
+	assert_false(said_again());
+}
+
+/* A job that was killed and finished is not finished again by the next boot. */
+static void test_reboot_after_all(void **state)
+{
+	job_state_remove("top");
+	job_is_cut_off(false);
+	job_lasting_adopt();
+	finish_dead();
+	run("rm -f " STATE_DIR "/jobs/*");
+	run("qemu-img create -q -f qcow2 -o data_file=mid.data -b base -F qcow2 mid");
+	job_lasting_adopt();
+	finish_dead();
+	assert_true(exists("mid"));
+}
+
+static void test_reboot_after_the_end(void **state)
+{
+	job_state_remove("top");
+	job_is_cut_off(true);
+	job_lasting_adopt();
+	finish_dead();
+	assert_true(exists("mid"));
+}
+
+/* Which layers it had taken out, as other overlays are not */
+static void test_reboot_on_the_way(void **state)
+{
+	char *subject = absolute_path("./top");
+	struct json_object *left;
+	struct chain chain;
+	bool again;
+
+	job_state_remove("top");
+	job_is_cut_off(false);
+	job_lasting_adopt();
+	assert_int_equal(chain_open("./top", NULL, &chain), 0);
+	left = leftover_layers(subject, &chain, &again);
+	assert_true(again);
+	assert_int_equal(json_object_array_length(left), 1);
+	json_object_put(left);
+	chain_close(&chain);
+	free(subject);
+}
+
 static int set_up(void **state)
 {
 	char *dir = strdup("/tmp/test-finish-XXXXXX");
@@ -182,6 +281,10 @@ int main(void)
 		TEST(test_killed_between),
 		TEST(test_used_since),
 		TEST(test_another_image_since),
+		TEST(test_reboot),
+		TEST(test_reboot_after_all),
+		TEST(test_reboot_after_the_end),
+		TEST(test_reboot_on_the_way),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

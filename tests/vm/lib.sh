@@ -54,6 +54,7 @@ nothing_left()
 	equal "$(losetup -n -O BACK-FILE)" "" "loop devices"
 	equal "$(dmsetup ls 2>/dev/null)" "No devices found" "dm devices"
 	equal "$(find /run/qcow2setup -type f ! -name lock)" "" "state files"
+	equal "$(find /var/lib/qcow2setup -type f 2>/dev/null)" "" "lasting ones"
 	equal "$(find /dev/mapper -type b)" "" "nodes"
 }
 
@@ -69,6 +70,12 @@ layers()
 table_words()
 {
 	dmsetup table "$1" | sed 's/ 2 zero_from .*//' | tr -d '0-9:'
+}
+
+# has_layers NAME COUNT
+has_layers()
+{
+	[ "$(dmsetup table "$1" | awk '{ print $4 }')" = "$2" ]
 }
 
 # io DEVICE OPTION...: qemu-io on it; no command may fail

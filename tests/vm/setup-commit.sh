@@ -222,6 +222,47 @@ test_active_raw()
 	commit_active raw-short base
 }
 
+# The machine stops when the layers are out of the chain, and one of the files is gone.
+test_reboot()
+{
+	local before commit pid
+
+	truncate -s 64M disk
+	mkfs.ext4 -q disk
+	mkdir mnt
+	mount -o loop disk mnt
+	chain plain
+	mv sn3 mnt/
+	ln -s mnt/sn3 sn3
+	commit=(qcow2setup commit vm --top ./sn3 --base ./sn1 --delete)
+	qcow2setup open ./active vm
+	before=$(device_contents vm)
+	# It waits there when it deletes the first one.
+	fsfreeze -f mnt
+	"${commit[@]}" &
+	pid=$!
+	wait_for 60 has_layers vm 3
+	sleep 2
+	kill -KILL "$pid"
+	fsfreeze -u mnt
+	wait "$pid" || true
+	wait_for 5 umount mnt
+	dmsetup remove vm
+	wait_for 5 no_loops
+	rm -r /run/qcow2setup sn3
+	test -e sn2
+	qcow2setup open ./active vm
+	equal "$(layers vm)" "active sn1 base" "layers"
+	"${commit[@]}" >said
+	grep "deleted: $PWD/sn2" said
+	fails test -e sn2
+	equal "$(device_contents vm)" "$before" "contents"
+	exits 4 'does not exist' "${commit[@]}"
+	qcow2setup close vm
+	check_images active sn1 base
+	all_gone
+}
+
 # A block device that was only read is written from now on.
 test_active_raw_device()
 {

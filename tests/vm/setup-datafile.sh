@@ -129,11 +129,6 @@ test_users()
 	nothing_left
 }
 
-is_merged()
-{
-	[ "$(dmsetup table vm | awk '{ print $4 }')" = 2 ]
-}
-
 # Between deleting an image and deleting its data file: the file system of one of
 # them makes the command wait there.
 test_killed_while_deleting()
@@ -155,7 +150,7 @@ test_killed_while_deleting()
 		fsfreeze -f mnt
 		qcow2setup commit vm --top "./$mid" --base ./base --delete &
 		pid=$!
-		wait_for 60 is_merged
+		wait_for 60 has_layers vm 2
 		sleep 2
 		kill -KILL "$pid"
 		fsfreeze -u mnt
@@ -171,7 +166,7 @@ test_killed_while_deleting()
 	mnt/mid mid.data
 	mid mnt/mid.data
 	EOF
-	umount mnt
+	wait_for 5 umount mnt
 	# What became of the last one
 	qcow2setup jobs --clean
 	nothing_left

@@ -35,7 +35,7 @@ int finish_note(struct json_object *chain, struct json_object *gone,
 	if (left)
 		json_object_object_add(note, "left", json_object_get(left));
 	json_object_object_add(note, "plan", json_object_get(plan));
-	return job_note(note);
+	return job_note_lasting(note);
 }
 
 /* Is the chain what the job was to make of it? */
@@ -131,6 +131,8 @@ static bool visit_dead(const struct job_record *record, void *data)
 		delete_all(notes, member(notes, "left"), &chain);
 		json_set_bool(notes, "finished", true);
 		job_state_save(record->name, record->json);
+		/* The inodes of what was deleted may be those of others soon. */
+		job_lasting_remove(record->name);
 	}
 	chain_close(&chain);
 	return false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Jobs that died when the chain was what it was to become, but not all was done
- * and said. The notes of a job have for that
+ * and said; by a reboot as well. The notes of a job have for that
  *
  *   chain      the layers of the chain to be
  *   gone       those of the old one that are not part of it

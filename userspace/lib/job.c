@@ -221,6 +221,31 @@ int job_note(struct json_object *note)
 	return write_record();
 }
 
+/* The process is none of the next boot's. */
+static struct json_object *lasting_record(struct json_object *notes)
+{
+	static const char * const keys[] = {
+		"name", "subject", "operation", "command", "state",
+	};
+	struct json_object *record = json_object_new_object();
+	unsigned int i;
+
+	for (i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+		json_set_string(record, keys[i],
+				json_string(job.record, keys[i]));
+	json_object_object_add(record, JOB_NOTES, json_object_get(notes));
+	return record;
+}
+
+int job_note_lasting(struct json_object *note)
+{
+	struct json_object *record = lasting_record(note);
+
+	job_lasting_save(job.name, record);
+	json_object_put(record);
+	return job_note(note);
+}
+
 static void drop_job(void)
 {
 	json_object_put(job.record);
@@ -442,6 +467,7 @@ int job_end(int result)
 	json_object_object_del(job.record, JOB_NOTES);
 	/* Who waits reads the record; in the foreground the user knows. */
 	write_record();
+	job_lasting_remove(job.name);
 	if (!job.detached && !job_is_wanted(job.name))
 		job_state_remove(job.name);
 	release_signals();

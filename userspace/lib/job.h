@@ -107,6 +107,14 @@ void job_throttle(uint64_t bytes);
  */
 int job_note(struct json_object *note);
 
+/**
+ * job_note_lasting() - job_note() that is found after a reboot as well
+ * @note: as for job_note(); what was noted so before is forgotten
+ *
+ * Return: as for job_note().
+ */
+int job_note_lasting(struct json_object *note);
+
 /** job_cancelled() - shall the job stop at the next point that is safe? */
 bool job_cancelled(void);
 

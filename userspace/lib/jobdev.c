@@ -196,9 +196,9 @@ static int restore_features(const struct device *device)
 	struct job_record record;
 	int r = 0;
 
-	/* Killed between the load and the resume */
+	/* Killed between the load and the resume, not by a reboot */
 	if (device->dm.loaded && job_load(device->name, &record)) {
-		r = dm_clear(device->name);
+		r = record.start ? dm_clear(device->name) : 0;
 		job_free(&record);
 	}
 	if (r < 0 || !device->job_features)

@@ -493,6 +493,7 @@ int recover(void)
 	if (r < 0)
 		return r;
 	journal_clear();
+	job_lasting_adopt();
 	/* What it cannot clean stands in nobody's way but that device's. */
 	r = jobdev_clean(NULL);
 	attach_prune();

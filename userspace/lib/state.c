@@ -20,6 +20,9 @@
 #ifndef STATE_DIR
 #define STATE_DIR	"/run/qcow2setup"
 #endif
+#ifndef LASTING_DIR
+#define LASTING_DIR	"/var/lib/qcow2setup"
+#endif
 #define DEVICE_DIR	STATE_DIR "/device"
 #define LOOP_DIR	STATE_DIR "/loop"
 #define JOB_DIR		STATE_DIR "/jobs"
@@ -92,7 +95,8 @@ static int write_all(int fd, const char *data)
 	return 0;
 }
 
-static int replace_file(const char *path, struct json_object *content)
+/* Return: 0, or an error, not reported */
+static int put_file(const char *path, struct json_object *content, bool lasting)
 {
 	char *temporary = text("%s.new", path);
 	int fd, r;
@@ -100,14 +104,21 @@ static int replace_file(const char *path, struct json_object *content)
 	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	r = fd < 0 ? -errno :
 		write_all(fd, json_object_to_json_string(content));
+	if (!r && lasting && fsync(fd) < 0)
+		r = -errno;
 	if (fd >= 0)
 		close(fd);
 	if (!r && rename(temporary, path) < 0)
 		r = -errno;
-	if (r < 0)
-		report_errno(-r, "Cannot write %s", path);
 	free(temporary);
 	return r;
+}
+
+static int replace_file(const char *path, struct json_object *content)
+{
+	int r = put_file(path, content, false);
+
+	return r < 0 ? report_errno(-r, "Cannot write %s", path) : 0;
 }
 
 static struct json_object *whole_entry;
@@ -217,6 +228,90 @@ struct json_object *job_state_load(const char *name)
 	return record;
 }
 
+/* Calls @visit for each record in a directory until it returns true. */
+static void each_record(const char *directory,
+			bool (*visit)(const char *name, void *data), void *data)
+{
+	const size_t ending = strlen(JOB_RECORD);
+	struct dirent *entry;
+	bool done = false;
+	size_t len;
+	DIR *dir;
+
+	dir = opendir(directory);
+	while (dir && !done && (entry = readdir(dir))) {
+		len = strlen(entry->d_name);
+		if (len <= ending ||
+		    strcmp(entry->d_name + len - ending, JOB_RECORD))
+			continue;
+		entry->d_name[len - ending] = '\0';
+		done = visit(entry->d_name, data);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+void job_state_each(bool (*visit)(const char *name, void *data), void *data)
+{
+	each_record(JOB_DIR, visit, data);
+}
+
+static char *lasting_file(const char *name)
+{
+	return text("%s/%s%s", LASTING_DIR, name, JOB_RECORD);
+}
+
+static void sync_lasting(void)
+{
+	int fd = open(LASTING_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		fsync(fd);
+		close(fd);
+	}
+}
+
+void job_lasting_save(const char *name, struct json_object *record)
+{
+	char *path = lasting_file(name);
+
+	mkdir(LASTING_DIR, 0700);
+	if (put_file(path, record, true) == 0)
+		sync_lasting();
+	free(path);
+}
+
+void job_lasting_remove(const char *name)
+{
+	char *path = lasting_file(name);
+
+	if (unlink(path) == 0)
+		sync_lasting();
+	free(path);
+}
+
+static bool adopt(const char *name, void *data)
+{
+	char *path = job_state_path(name, JOB_RECORD);
+	char *lasting = lasting_file(name);
+	struct json_object *record = NULL;
+
+	(void)data;
+	if (access(path, F_OK) < 0)
+		record = json_object_from_file(lasting);
+	if (record)
+		job_state_save(name, record);
+	json_object_put(record);
+	free(lasting);
+	free(path);
+	return false;
+}
+
+void job_lasting_adopt(void)
+{
+	each_record(LASTING_DIR, adopt, NULL);
+}
+
 void job_state_remove(const char *name)
 {
 	static const char * const endings[] = {
@@ -230,27 +325,7 @@ void job_state_remove(const char *name)
 		unlink(path);
 		free(path);
 	}
-}
-
-void job_state_each(bool (*visit)(const char *name, void *data), void *data)
-{
-	const size_t ending = strlen(JOB_RECORD);
-	struct dirent *entry;
-	bool done = false;
-	size_t len;
-	DIR *dir;
-
-	dir = opendir(JOB_DIR);
-	while (dir && !done && (entry = readdir(dir))) {
-		len = strlen(entry->d_name);
-		if (len <= ending ||
-		    strcmp(entry->d_name + len - ending, JOB_RECORD))
-			continue;
-		entry->d_name[len - ending] = '\0';
-		done = visit(entry->d_name, data);
-	}
-	if (dir)
-		closedir(dir);
+	job_lasting_remove(name);
 }
 
 void loop_mark(int index)

@@ -9,6 +9,10 @@
  *   loop/loopN      exists while loopN is ours, for the udev rules
  *   jobs/NAME       a job, its messages, and whether its result is waited for
  *
+ * and in /var/lib/qcow2setup, which a reboot leaves:
+ *
+ *   NAME            what a job that collapses layers is to come to; finish.h
+ *
  * The truth about devices, loops and locks is the kernel's, and is asked
  * there; a lost file here costs a file name in a message, or a truncation.
  */
@@ -87,11 +91,27 @@ int job_state_save(const char *name, struct json_object *record);
 /** job_state_load() - the record of the job @name, or NULL */
 struct json_object *job_state_load(const char *name);
 
-/** job_state_remove() - remove all files of the job @name */
+/** job_state_remove() - remove all files of the job @name, also that which lasts */
 void job_state_remove(const char *name);
 
 /** job_state_each() - call @visit for each record until it returns true */
 void job_state_each(bool (*visit)(const char *name, void *data), void *data);
+
+/**
+ * job_lasting_save() - have a record of the job @name after a reboot, too
+ * @name: the job
+ * @record: as for job_state_save(), as it is to be found then
+ *
+ * It is durable when this returns. Where that cannot be had there is none: it spares
+ * work by hand, no image needs it.
+ */
+void job_lasting_save(const char *name, struct json_object *record);
+
+/** job_lasting_remove() - do not */
+void job_lasting_remove(const char *name);
+
+/** job_lasting_adopt() - find the jobs again that a reboot has ended */
+void job_lasting_adopt(void);
 
 /** loop_mark() - tell udev, before it hears of it, that a loop is ours */
 void loop_mark(int index);
