@@ -66,7 +66,7 @@ debug_kernel_make()
 	local root=$1 home=$2
 
 	# shellcheck disable=SC2016 # expanded by the inner shell
-	root_chroot "$root" "$home" nice -n 10 sh -euxc '
+	root_chroot "$root" "$home" sh -euxc '
 		tar -C /kernel --strip-components=1 -xJf /usr/src/linux-source-*.tar.xz
 		cd /kernel
 		find arch crypto drivers fs init ipc kernel net security \
