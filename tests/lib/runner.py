@@ -356,6 +356,11 @@ def jobs_of_check(long):
         Job("crash-jobs", ["tests/crash/jobs", "--log", "@CONSOLE@",
                            "--points", "200" if long else "25"], root, True,
             minutes(long, 40)),
+        Job("crash-commands", ["tests/crash/commands", "--log", "@CONSOLE@"] +
+            (["--points", "200", "--rerun", "5"] if long else
+             ["--points", "10", "--rerun", "1", "--only", "commit-delete",
+              "--only", "commit-active", "--only", "copy-pivot"]), root, True,
+            minutes(long, 40)),
         Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
                              "--vm=--quiet-console", "--vm=--timeout",
                              "--vm=14400", "--seeds", "200" if long else "20"],
