@@ -294,7 +294,7 @@ def setup(long):
         "setup-luks.sh=open_write,passphrases",
         "setup-datafile.sh=open_write,names",
         "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
-        "setup-copy.sh=finish"]
+        "setup-copy.sh=finish$"]
 
 
 def debug(long):

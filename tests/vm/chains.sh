@@ -4,8 +4,9 @@
 # For tests of operations on chains: makes chains of all kinds, and compares.
 
 # Options of the images, one kind of chain a line: NAME, FORMAT of the base, then
-# for base sn1 sn2 sn3 active the options of qemu-img, "size=" among them.
-# Further options of the format join by one more line.
+# for base sn1 sn2 sn3 active the options of qemu-img, "size=" among them, which is
+# the last one; "compressed" as the first one stands for compressed clusters. Further
+# options of the format join by one more line.
 CHAIN_KINDS="
 plain qcow2 size=24M size=24M size=24M size=24M size=24M
 mixed qcow2 cluster_size=4k,size=24M cluster_size=2M,size=24M cluster_size=512,size=24M cluster_size=64k,size=24M cluster_size=16k,size=24M
@@ -15,6 +16,7 @@ old qcow2 compat=0.10,size=24M compat=0.10,size=24M compat=0.10,size=20M size=24
 raw raw size=24M cluster_size=32k,size=24M size=24M cluster_size=4k,size=24M size=24M
 subclusters qcow2 extended_l2=on,size=24M cluster_size=4k,size=24M extended_l2=on,cluster_size=128k,size=24M size=24M extended_l2=on,cluster_size=16k,size=24M
 datafile qcow2 data_file=base.data,size=20M cluster_size=4k,size=24M extended_l2=on,data_file=sn2.data,size=24M size=24M cluster_size=32k,data_file=active.data,size=24M
+compressed qcow2 compressed,compression_type=zstd,size=24M compressed,cluster_size=4k,size=24M size=24M compressed,cluster_size=16k,size=24M cluster_size=32k,size=24M
 raw-short raw size=10000384 size=24M size=24M cluster_size=2M,size=24M size=24M
 "
 
@@ -34,10 +36,20 @@ is_short()
 	[ "$(wc -l <<<"$sizes")" -gt 1 ]
 }
 
-# random FROM TO: a number, a multiple of 512; follows from $RANDOM's seed
+# What is drawn is said, so that SEED= in the environment draws it again.
+seed()
+{
+	local seed=${SEED-$RANDOM}
+
+	echo "SEED=$seed"
+	RANDOM=$seed
+}
+
+# random FROM TO: sets $REPLY to a multiple of 512. In a subshell it would follow
+# from no seed.
 random()
 {
-	echo $((($1 + (RANDOM << 15 | RANDOM) % ($2 - $1)) / 512 * 512))
+	REPLY=$((($1 + (RANDOM << 15 | RANDOM) % ($2 - $1)) / 512 * 512))
 }
 
 # fill IMAGE FORMAT SIZE PATTERN: writes, zeroes and discards here and there
@@ -46,8 +58,10 @@ fill()
 	local commands=() i offset length
 
 	for i in 1 2 3 4 5 6 7 8; do
-		offset=$(random 0 $(($3 - 512)))
-		length=$(random 512 400000)
+		random 0 $(($3 - 512))
+		offset=$REPLY
+		random 512 400000
+		length=$REPLY
 		[ $((offset + length)) -le "$3" ] || length=$(($3 / 512 * 512 - offset))
 		case $i in
 		7) commands+=(-c "write -z $offset $length") ;;
@@ -58,6 +72,19 @@ fill()
 	qemu-io -f "$2" "${commands[@]}" "$1" >/dev/null
 }
 
+# compress IMAGE PATTERN: compressed clusters here and there in the first 24 MiB of a
+# new image: QEMU writes them only where there is nothing
+compress()
+{
+	local commands=() i offset
+
+	for ((i = 0; i < 24; i++)); do
+		offset=$(((i * 16 + RANDOM % 16) * 65536))
+		commands+=(-c "write -c -P $(($2 + i)) $offset 64k")
+	done
+	qemu-io "${commands[@]}" "$1" | (! grep failed)
+}
+
 size_of()
 {
 	qemu-img info -U -f "$2" --output=json "$1" | jq '."virtual-size"'
@@ -66,20 +93,22 @@ size_of()
 # chain KIND: makes base sn1 sn2 sn3 active, without a suffix.
 chain()
 {
-	local line image below='' format below_format options i=0
+	local line image below='' format below_format words word size option i=0
 
-	RANDOM=42
+	seed
 	line=$(grep "^$1 " <<<"$CHAIN_KINDS")
-	read -r _ format options <<<"$line"
+	read -r _ format words <<<"$line"
 	for image in base sn1 sn2 sn3 active; do
-		local option=${options%% *}
-		options=${options#* }
-		local size=${option##*size=}
-		option=${option%size=*}
+		word=${words%% *}
+		words=${words#* }
+		size=${word##*size=}
+		option=${word%size=*}
+		option=${option#compressed,}
 		option=${option%,}
 		# shellcheck disable=SC2086 # none, or one with its flag
 		qemu-img create -q -f "$format" ${option:+-o $option} \
 			${below:+-b $below -F $below_format} "$image" "$size"
+		[[ $word != compressed,* ]] || compress "$image" $((i * 10 + 101))
 		fill "$image" "$format" "$(size_of "$image" "$format")" $((i * 10 + 1))
 		below=$image below_format=$format format=qcow2
 		i=$((i + 1))
@@ -140,6 +169,33 @@ backing()
 no_loops()
 {
 	[ -z "$(losetup -n -O BACK-FILE)" ]
+}
+
+# reader WANT: compares the device vm with a file, over and over until there is a
+# file "stop"
+reader()
+{
+	while [ ! -e stop ]; do
+		dd if=/dev/mapper/vm bs=256K iflag=direct status=none |
+			cmp - "$1" || touch bad
+		echo >>reads
+	done
+}
+
+# while_read WANT COMMAND...: what is read from the device stays meanwhile
+while_read()
+{
+	local want=$1 pid
+
+	shift
+	rm -f stop reads
+	reader "$want" &
+	pid=$!
+	"$@"
+	touch stop
+	wait "$pid"
+	fails test -e bad
+	echo "$* beside $(wc -l <reads) reads"
 }
 
 # all_gone: nothing is left, or will be in a moment

@@ -91,6 +91,45 @@ test_copy()
 	all_gone
 }
 
+test_copy_finish()
+{
+	chain mixed
+	qcow2setup open ./active vm
+	beside qcow2setup copy vm one
+	equal "$(layers vm)" "active sn3 sn2 sn1 base" "layers"
+	check_images one
+	qcow2setup close vm
+	all_gone
+}
+
+test_delete()
+{
+	chain mixed
+	qcow2setup open ./active vm
+	beside qcow2setup delete vm sn2
+	beside qcow2setup delete vm sn1 --down
+	equal "$(layers vm)" "active sn3 base" "layers"
+	qcow2setup close vm
+	check_images sn3 base
+	all_gone
+}
+
+test_rebase()
+{
+	chain mixed
+	qemu-img create -q -f qcow2 other 20M
+	fill other qcow2 $((20 << 20)) 121
+	qcow2setup open ./active vm
+	beside qcow2setup rebase vm -b sn1 -F qcow2
+	equal "$(layers vm)" "active sn1 base" "layers"
+	beside qcow2setup rebase vm -b other -F qcow2
+	equal "$(layers vm)" "active other" "layers"
+	beside qcow2setup rebase vm -b ''
+	equal "$(layers vm)" "active" "layers"
+	qcow2setup close vm
+	all_gone
+}
+
 # A job that was stopped leaves the chain as it was.
 test_cancel()
 {
@@ -113,42 +152,20 @@ test_cancel()
 	all_gone
 }
 
-# reader: reads the device over and over until there is a file "stop"
-reader()
-{
-	while [ ! -e stop ]; do
-		dd if=/dev/mapper/vm bs=256K iflag=direct status=none |
-			cmp - want.raw || touch bad
-		echo >>reads
-	done
-}
-
-# merge_while_read COMMAND...
-merge_while_read()
-{
-	local pid
-
-	rm -f stop reads
-	reader &
-	pid=$!
-	"$@" --bandwidth 3M
-	touch stop
-	wait "$pid"
-	fails test -e bad
-	echo "$* beside $(wc -l <reads) reads"
-}
-
 # make_reuse IMAGE: its L2 tables are shared with a snapshot, and clusters of its
-# own are free, partly overwritten, or zero
+# own are free, partly overwritten, or zero. With a data file there are no snapshots.
 make_reuse()
 {
-	qemu-img snapshot -c one "$1"
+	local snapshot=(qemu-img snapshot)
+
+	[ ! -e "$1.data" ] || snapshot=(:)
+	"${snapshot[@]}" -c one "$1"
 	fill "$1" qcow2 15000000 150
 	qemu-io -c 'discard 2M 3M' -c 'write -z 7M 1M' -c 'write -P 9 2500k 700' \
 		"$1" >/dev/null
-	qemu-img snapshot -c two "$1"
+	"${snapshot[@]}" -c two "$1"
 	fill "$1" qcow2 15000000 170
-	qemu-img snapshot -d one "$1"
+	"${snapshot[@]}" -d one "$1"
 }
 
 # coherent KIND COMMAND...: commands, each one word, while all is being read
@@ -169,29 +186,56 @@ coherent()
 	qcow2setup open ./active vm
 	for words; do
 		# shellcheck disable=SC2086 # words
-		merge_while_read qcow2setup $words
+		while_read want.raw qcow2setup $words --bandwidth 3M
 	done
 	image=$(layers vm | cut -d' ' -f1)
 	qcow2setup close vm
 	check_images "$image" base
 	qemu-img compare -q -F raw "$image" want.raw
 	all_gone
-	rm -f base sn1 sn2 sn3 active
+	rm -f base sn1 sn2 sn3 active ./*.data
+}
+
+# both_ways KIND: all merged down, then up
+both_ways()
+{
+	coherent "$1" "commit vm --top sn2 --base sn1" \
+		"commit vm --top sn1 --base base" "commit vm --base base --force"
+	coherent "$1" "pull vm --into sn2 --base base" "pull vm --into sn3" \
+		"flatten vm"
 }
 
 # What a merge frees in its destination and uses again is not what the chain reads
 # at that moment.
 test_coherence()
 {
-	local kind
+	both_ways plain
+	both_ways mixed
+}
 
-	for kind in plain mixed shorter old; do
-		coherent "$kind" "commit vm --top sn2 --base sn1" \
-			"commit vm --top sn1 --base base" \
-			"commit vm --base base --force"
-		coherent "$kind" "pull vm --into sn2 --base base" \
-			"pull vm --into sn3" "flatten vm"
-	done
+test_coherence_shorter()
+{
+	both_ways shorter
+}
+
+test_coherence_old()
+{
+	both_ways old
+}
+
+test_coherence_subclusters()
+{
+	both_ways subclusters
+}
+
+test_coherence_compressed()
+{
+	both_ways compressed
+}
+
+test_coherence_datafile()
+{
+	both_ways datafile
 }
 
 main "$@"

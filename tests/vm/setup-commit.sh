@@ -166,10 +166,58 @@ test_closed_subclusters()
 	commit_ranges subclusters closed sn3..base sn3..sn2
 }
 
+test_open_compressed()
+{
+	commit_ranges compressed open sn3..base sn1..base sn3..sn1
+}
+
+test_closed_compressed()
+{
+	commit_ranges compressed closed sn2..base sn3..sn2
+}
+
+# commit_top KIND BASE...: of a closed chain the active image itself
+commit_top()
+{
+	local kind=$1 base image
+
+	shift
+	chain "$kind"
+	contents active qcow2 >sum
+	copy_chain before .
+	for base; do
+		echo "== $kind closed active into $base"
+		qcow2setup commit ./active --base "$base"
+		equal "$(contents "$base" "$(format_of "$base" "$kind")")" \
+			"$(<sum)" "contents of $base"
+		[ "$(format_of "$base" "$kind")" = raw ] || check_images "$base"
+		for image in base sn1 sn2 sn3; do
+			[ "$image" = "$base" ] || cmp "$image" "before/$image"
+		done
+		copy_chain . before
+	done
+	all_gone
+}
+
+test_top_mixed()
+{
+	commit_top mixed sn3 base
+}
+
+test_top_compressed()
+{
+	commit_top compressed sn3 base
+}
+
+test_top_raw()
+{
+	commit_top raw base
+}
+
 # commit_active KIND BASE...: the chain's device goes on in BASE.
 commit_active()
 {
-	local kind=$1 base before
+	local kind=$1 base image before
 
 	shift
 	chain "$kind"
@@ -181,6 +229,9 @@ commit_active()
 		qcow2setup commit vm --base "$base"
 		equal "$(device_contents vm)" "$before" "contents"
 		equal "$(layers vm | cut -d' ' -f1)" "$base" "top"
+		for image in base sn1 sn2 sn3; do
+			[ "$image" = "$base" ] || cmp "$image" "before/$image"
+		done
 		# The old top is an empty overlay of the new one.
 		equal "$(backing active)" "$base" "link of the old top"
 		qemu-io -f raw -c 'write -P 99 1M 1M' /dev/mapper/vm >/dev/null
@@ -215,6 +266,11 @@ test_active_growing()
 test_active_subclusters()
 {
 	commit_active subclusters sn2 base
+}
+
+test_active_compressed()
+{
+	commit_active compressed sn3 base
 }
 
 test_active_raw()

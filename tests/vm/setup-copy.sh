@@ -38,9 +38,10 @@ test_closed()
 	all_gone
 }
 
-test_finish()
+# copy_finish KIND
+copy_finish()
 {
-	chain mixed
+	chain "$1"
 	qcow2setup open ./active vm
 	before=$(device_contents vm)
 	qcow2setup copy vm one.qcow2
@@ -56,9 +57,30 @@ test_finish()
 	all_gone
 }
 
-test_pivot()
+test_finish()
 {
-	chain mixed
+	copy_finish mixed
+}
+
+test_finish_compressed()
+{
+	copy_finish compressed
+}
+
+test_finish_datafile()
+{
+	copy_finish datafile
+}
+
+test_finish_subclusters()
+{
+	copy_finish subclusters
+}
+
+# copy_pivot KIND
+copy_pivot()
+{
+	chain "$1"
 	copy_chain before .
 	qcow2setup open ./active vm
 	before=$(device_contents vm)
@@ -80,6 +102,26 @@ test_pivot()
 		cmp "$image" "before/$image"
 	done
 	all_gone
+}
+
+test_pivot()
+{
+	copy_pivot mixed
+}
+
+test_pivot_compressed()
+{
+	copy_pivot compressed
+}
+
+test_pivot_datafile()
+{
+	copy_pivot datafile
+}
+
+test_pivot_subclusters()
+{
+	copy_pivot subclusters
 }
 
 # What was on the device before must not show through.

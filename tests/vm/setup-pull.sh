@@ -101,6 +101,26 @@ test_closed_subclusters()
 	pull subclusters closed active base sn2 base
 }
 
+test_open_compressed()
+{
+	pull compressed open sn3 base active sn1 active -
+}
+
+test_closed_compressed()
+{
+	pull compressed closed active base sn2 base
+}
+
+# same IMAGE...: as they were
+same()
+{
+	local image
+
+	for image; do
+		cmp "$image" "before/$image"
+	done
+}
+
 test_delete()
 {
 	chain mixed
@@ -112,9 +132,10 @@ test_delete()
 	qcow2setup delete vm 'vm[2]'
 	fails test -e sn2
 	equal "$(layers vm)" "active sn3 sn1 base" "layers"
+	same sn1 base
 	qcow2setup delete vm sn1 --down --keep
 	equal "$(layers vm)" "active sn3 base" "layers"
-	cmp sn1 before/sn1
+	same sn1
 	qcow2setup close vm
 	equal "$(contents active qcow2)" "$(<sum)" "contents"
 	qcow2setup delete ./active sn3 --up

@@ -8,7 +8,18 @@
 # shellcheck source=chains.sh
 . "$(dirname "$0")/chains.sh"
 
-# rebase open|closed NEW FORMAT LINK: the contents must stay.
+# as_qemu NEW FORMAT: the chain before/ after qemu-img rebase reads the same.
+as_qemu()
+{
+	copy_chain qemu before
+	cp --sparse=always other other-base qemu/
+	(cd qemu && qemu-img rebase -b "$1" ${2:+-F "$2"} active)
+	equal "$(cd qemu && contents active qcow2)" "$(contents active qcow2)" \
+		"as qemu-img rebase to '$1'"
+	rm -r qemu
+}
+
+# rebase open|closed NEW FORMAT: the contents must stay.
 rebase()
 {
 	local how=$1 before
@@ -50,6 +61,7 @@ all_rebases()
 		format=qcow2
 		[ -n "$new" ] || format=''
 		rebase "$2" "$new" "$format"
+		is_short "$1" || as_qemu "$new" "$format"
 		for image in base sn1 sn2 sn3; do
 			cmp "$image" "before/$image"
 		done
@@ -71,6 +83,16 @@ test_closed_shorter()
 test_closed_subclusters()
 {
 	all_rebases subclusters closed
+}
+
+test_closed_compressed()
+{
+	all_rebases compressed closed
+}
+
+test_open_compressed()
+{
+	all_rebases compressed open
 }
 
 test_closed_datafile()
