@@ -287,13 +287,13 @@ def setup(long):
     if long:
         return suite("setup-")
     return suite("setup-(open|files|look|check)") + [
-        "setup-many.sh=20,kill_snapshot_at_12,kill_open",
+        "setup-many.sh=20,kill_snapshot_at_12",
         "setup-resize.sh=mounted,partitions,cannot",
         "setup-devices.sh=fills,error$",
         "setup-internal.sh=closed,open,view$",
         "setup-luks.sh=open_write,passphrases",
         "setup-datafile.sh=open_write,names",
-        "setup-commit.sh=active_plain,closed_mixed", "setup-pull.sh=delete",
+        "setup-commit.sh=active_plain,top_compressed", "setup-pull.sh=delete",
         "setup-copy.sh=finish$"]
 
 
@@ -363,10 +363,12 @@ def jobs_of_check(long):
             minutes(long, 40)),
         Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
                              "--vm=--quiet-console", "--vm=--timeout",
-                             "--vm=14400", "--seeds", "200" if long else "20"],
+                             "--vm=14400", "--seeds", "200" if long else "16"],
             root, True, minutes(long, 40)),
         Job("hostile", ["tests/hostile/run"] +
-            (["--random", "3000"] if long else ["--stable", "--random", "60"]),
+            (["--random", "3000"] if long else
+             ["--stable", "--random", "60", "--only", "tiny", "--only", "old",
+              "--only", "zstd", "--only", "subclusters"]),
             ["debug-kernel"] if long else root, True, minutes(long, 40)),
         Job("kselftest", ["tests/kselftest/run-vm"] +
             (["--all"] if long else []), root, True, minutes(long, 45)),
