@@ -56,14 +56,6 @@ static bool is_result(struct json_object *notes, const struct chain *chain)
 	return true;
 }
 
-/* Is the image at that path still the one that the job began with? */
-static bool is_same_file(struct json_object *layer, const char *path)
-{
-	struct image_id id = layer_json_id(layer), now;
-
-	return image_id_of_path(path, &now) && image_id_equal(&id, &now);
-}
-
 /* The plan names files as the layers do. */
 static bool is_to_go(struct json_object *notes, const char *path)
 {
@@ -80,7 +72,7 @@ static void delete_unused(struct json_object *notes, const struct chain *chain,
 	struct image image;
 	int r;
 
-	if (!path || !is_same_file(layer, path))
+	if (!path || !layer_json_is_at(layer, path))
 		return;
 	r = image_open(path, format_of_name(json_string(layer, "format")),
 		       &image);

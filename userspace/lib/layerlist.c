@@ -4,9 +4,22 @@
  */
 #include "layerlist.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "report.h"
+
+/* When a file was made, ns; 0 where the file system does not know */
+static uint64_t born(const char *path)
+{
+	struct statx info;
+
+	if (statx(AT_FDCWD, path, 0, STATX_BTIME, &info) < 0 ||
+	    !(info.stx_mask & STATX_BTIME))
+		return 0;
+	return info.stx_btime.tv_sec * 1000000000ULL + info.stx_btime.tv_nsec;
+}
 
 static struct json_object *layer_json(const struct image *image)
 {
@@ -18,6 +31,7 @@ static struct json_object *layer_json(const struct image *image)
 	json_set_bool(layer, "block", image->id.block);
 	json_set_number(layer, "dev", image->id.dev);
 	json_set_number(layer, "ino", image->id.ino);
+	json_set_number(layer, "born", born(image->path));
 	if (image_data_path(image, &data) == 0 && data)
 		json_set_string(layer, "data-file", data);
 	free(data);
@@ -58,4 +72,12 @@ struct image_id layer_json_id(struct json_object *layer)
 	id.dev = json_number(layer, "dev");
 	id.ino = json_number(layer, "ino");
 	return id;
+}
+
+bool layer_json_is_at(struct json_object *layer, const char *path)
+{
+	struct image_id id = layer_json_id(layer), now;
+
+	return image_id_of_path(path, &now) && image_id_equal(&id, &now) &&
+		json_number(layer, "born") == born(path);
 }

@@ -20,4 +20,13 @@ struct json_object *layers_json_take(struct json_object *layers, size_t first,
 /** layer_json_id() - the identity of an element of such an array */
 struct image_id layer_json_id(struct json_object *layer);
 
+/**
+ * layer_json_is_at() - is the image that was noted still there?
+ * @layer: an element of such an array
+ * @path: where
+ *
+ * A file made later is another one, also where it has its name and got its inode.
+ */
+bool layer_json_is_at(struct json_object *layer, const char *path);
+
 #endif /* LAYERLIST_H */
