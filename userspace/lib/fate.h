@@ -59,7 +59,12 @@ void fate_plan(struct json_object *plan, bool json);
 /** fate_is() - does the plan say that of an image? */
 bool fate_is(struct json_object *plan, enum fate fate, const char *path);
 
-/** fate_delete_file() - delete an image; what stands in the way is warned of */
+/**
+ * fate_delete_file() - delete an image
+ * @path: which
+ *
+ * It is durable when this returns. What stands in the way is warned of.
+ */
 void fate_delete_file(const char *path);
 
 /** fate_delete() - delete the files that are to go */
