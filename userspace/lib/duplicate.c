@@ -13,6 +13,7 @@
 
 #include "attach.h"
 #include "copy.h"
+#include "durable.h"
 #include "fate.h"
 #include "finish.h"
 #include "jobdev.h"
@@ -324,20 +325,6 @@ static int copy_still(struct work *work)
 	return r;
 }
 
-static int sync_directory(const char *path)
-{
-	char *directory = text("%.*s", (int)(strrchr(path, '/') - path + 1),
-			       path);
-	int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
-
-	if (fd < 0 || fsync(fd) < 0)
-		r = report_errno(errno, "Cannot write %s", directory);
-	if (fd >= 0)
-		close(fd);
-	free(directory);
-	return r;
-}
-
 /* It is complete: it gets its name. */
 static int give_name(void *data)
 {
@@ -350,7 +337,7 @@ static int give_name(void *data)
 				    work->path);
 	free(work->made);
 	work->made = text_copy(work->path);
-	return sync_directory(work->path);
+	return durable_name(work->path);
 }
 
 static void trim_copy(struct work *work)

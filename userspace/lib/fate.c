@@ -5,13 +5,13 @@
 #include "fate.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "durable.h"
 #include "report.h"
 
 static const struct {
@@ -161,34 +161,18 @@ bool fate_is(struct json_object *plan, enum fate fate, const char *path)
 	return false;
 }
 
-/* Durable: the record that it is to be deleted goes next, or its image. */
-static int delete_for_good(const char *file)
-{
-	char *directory = directory_of(file);
-	int fd = -1, r = unlink(file) < 0 ? -errno : 0;
-
-	if (!r)
-		fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0) {
-		r = fsync(fd) < 0 ? -errno : 0;
-		close(fd);
-	}
-	free(directory);
-	return r;
-}
-
 void fate_delete_file(const char *path)
 {
 	char *file = realpath(path, NULL);
 	struct stat st;
-	int r = 0;
 
 	if (file && stat(file, &st) == 0 && S_ISBLK(st.st_mode))
 		report_warn("%s is a block device: it is not deleted.", path);
+	else if (file && unlink(file) < 0)
+		report_warn("Cannot delete %s: %s.", path, strerror(errno));
 	else if (file)
-		r = delete_for_good(file);
-	if (r < 0)
-		report_warn("Cannot delete %s: %s.", path, strerror(-r));
+		/* The record that it is to go is next to go, or its image. */
+		durable_name(file);
 	free(file);
 }
 

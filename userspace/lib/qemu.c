@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "durable.h"
 #include "report.h"
 #include "run.h"
 
@@ -158,27 +159,12 @@ char *qemu_option(const char *options, const char *key)
 	return found ? unescape(found) : NULL;
 }
 
-static int sync_path(const char *path, int flags)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | flags), r = 0;
-
-	if (fd < 0 || fsync(fd) < 0)
-		r = report_errno(errno, "Cannot write %s", path);
-	if (fd >= 0)
-		close(fd);
-	return r;
-}
-
 /* The file, and its name */
 static int make_durable(const char *path)
 {
-	char *directory = directory_of(path);
-	int r = sync_path(path, 0);
+	int r = durable_make(path);
 
-	if (!r)
-		r = sync_path(directory, O_DIRECTORY);
-	free(directory);
-	return r;
+	return r < 0 ? r : durable_name(path);
 }
 
 /* The options, and those that encrypt with the first secret; free() it */
@@ -450,7 +436,7 @@ int qemu_resize(const struct image *image, const struct image *below,
 		r = report_result(run_program(call.argv, NULL));
 	call_end(&call);
 	free(name);
-	return r < 0 ? r : sync_path(image->path, 0);
+	return r < 0 ? r : durable_make(image->path);
 }
 
 /*

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "durable.h"
 #include "report.h"
 
 /* Tests have their own. */
@@ -261,23 +262,13 @@ static char *lasting_file(const char *name)
 	return text("%s/%s%s", LASTING_DIR, name, JOB_RECORD);
 }
 
-static void sync_lasting(void)
-{
-	int fd = open(LASTING_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd >= 0) {
-		fsync(fd);
-		close(fd);
-	}
-}
-
 void job_lasting_save(const char *name, struct json_object *record)
 {
 	char *path = lasting_file(name);
 
 	mkdir(LASTING_DIR, 0700);
 	if (put_file(path, record, true) == 0)
-		sync_lasting();
+		durable_try(LASTING_DIR);
 	free(path);
 }
 
@@ -286,7 +277,7 @@ void job_lasting_remove(const char *name)
 	char *path = lasting_file(name);
 
 	if (unlink(path) == 0)
-		sync_lasting();
+		durable_try(LASTING_DIR);
 	free(path);
 }
 
