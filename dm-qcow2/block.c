@@ -148,6 +148,11 @@ void qc_block_free(struct qc_block *b)
 	block_destroy(b);
 }
 
+static struct qc_block __rcu **front_of(struct qc_block *b)
+{
+	return &b->img->front[b->table][b->key % QC_FRONT];
+}
+
 void qc_block_insert(struct qc_block *b)
 {
 	struct qc_image *img = b->img;
@@ -156,22 +161,12 @@ void qc_block_insert(struct qc_block *b)
 	/* The slot is reserved: nothing is allocated, nothing can fail. */
 	WARN_ON(xa_err(xa_store(&img->tables[b->table], b->key, b,
 				GFP_NOWAIT)));
+	rcu_assign_pointer(*front_of(b), b);
 	b->referenced = true;
 	if (b->table == QC_L2 || b->table == QC_RB) {
 		list_add_tail(&b->lru, &img->lru);
 		img->nr_lru++;
 	}
-}
-
-struct qc_block *qc_block_find(struct qc_image *img, enum qc_table table,
-			       unsigned long key)
-{
-	struct qc_block *b = xa_load(&img->tables[table], key);
-
-	/* Written only when it changes: the line stays shared between CPUs. */
-	if (b && !READ_ONCE(b->referenced))
-		WRITE_ONCE(b->referenced, true);
-	return b;
 }
 
 int qc_block_prepare(struct qc_block *b)
@@ -218,6 +213,8 @@ void qc_block_drop(struct qc_block *b)
 
 	lockdep_assert_held(&img->meta_lock);
 	xa_erase(&img->tables[b->table], b->key);
+	if (rcu_access_pointer(*front_of(b)) == b)
+		RCU_INIT_POINTER(*front_of(b), NULL);
 	if (!list_empty(&b->lru)) {
 		list_del_init(&b->lru);
 		img->nr_lru--;

@@ -41,6 +41,7 @@ enum qc_table {
 };
 
 #define QC_BLOCK_MAX_BYTES	4096
+#define QC_FRONT		64
 
 struct qc_block {
 	__be64 *data;
@@ -88,19 +89,6 @@ void qc_block_free(struct qc_block *b);
  * There is no block of that key yet.
  */
 void qc_block_insert(struct qc_block *b);
-
-/**
- * qc_block_find() - find a block
- * @img: the image
- * @table: which table
- * @key: see enum qc_table
- *
- * Context: meta_lock, or an RCU read section (then entries may change under
- * the reader, one at a time).
- * Return: block or NULL.
- */
-struct qc_block *qc_block_find(struct qc_image *img, enum qc_table table,
-			       unsigned long key);
 
 /**
  * qc_block_prepare() - a block is about to be changed

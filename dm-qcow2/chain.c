@@ -37,6 +37,9 @@ void qc_chain_lookup(struct qc_chain *chain, u32 first, u64 guest, u64 len,
 		if (guest >= layer->bytes)
 			break;
 		len = min(len, layer->bytes - guest);
+		if (i + 1 < chain->nr && layer->img &&
+		    qc_l2_passes(layer->img, guest, &len))
+			continue;
 		lookup_layer(layer, i == 0, guest, len, ext);
 		len = ext->len;
 		if (ext->map == QC_MAP_NONE)

@@ -389,6 +389,7 @@ static void set_geometry(struct qc_image *img, const struct qcow2_header *h)
 	/* Of 8 or 16 bytes each */
 	img->slice_bits = ilog2(img->block_bytes / h->l2_entry_bytes);
 	img->slice_shift = img->slice_bits + h->cluster_bits;
+	img->table_shift = h->l2_bits + h->cluster_bits;
 }
 
 static void epoch_release(struct percpu_ref *ref)

@@ -29,9 +29,10 @@
  *	range_lock, wait_lock	spinlocks, leaves; in-flight guest ranges;
  *			requests that wait for a commit
  *
- * Lookups take no lock: metadata blocks hang in xarrays, are freed after an
- * RCU grace period, and their entries change by single 64-bit stores (extended
- * L2 entries by two, see words.h).
+ * Lookups take no lock: metadata blocks hang in xarrays and, the few that a chain
+ * of many layers is searched for again and again, in @front, which takes no walk.
+ * They are freed an RCU grace period after they left both, and their entries change
+ * by single 64-bit stores (extended L2 entries by two, see words.h).
  *
  * Guest data need not be on the image's device: @data_bdev is where it goes, all
  * else goes to @bdev.  They differ in two cases.
@@ -163,6 +164,7 @@ struct qc_image {
 	u8 block_ref_bits;		/* log2 of its refcounts */
 	u8 slice_bits;			/* log2 of the entries of an L2 slice */
 	u8 slice_shift;			/* log2 of guest bytes an L2 slice maps */
+	u8 table_shift;			/* log2 of guest bytes an L2 table maps */
 
 	/* state */
 	enum qc_mode mode;		/* meta_lock; read without */
@@ -175,6 +177,8 @@ struct qc_image {
 	/* metadata; see the lock table above */
 	struct mutex meta_lock;
 	struct xarray tables[QC_NR_TABLES];	/* struct qc_block */
+	/* The last one that came for each value of the key's low bits */
+	struct qc_block __rcu *front[QC_NR_TABLES][QC_FRONT];
 	struct list_head dirty[QC_NR_TABLES];
 	struct list_head lru;
 	unsigned int nr_lru;
@@ -226,6 +230,32 @@ struct qc_image {
 	spinlock_t range_lock;		/* leaf: ranges */
 	struct list_head ranges;
 };
+
+/**
+ * qc_block_find() - find a block
+ * @img: the image
+ * @table: which table
+ * @key: see enum qc_table
+ *
+ * Context: meta_lock, or an RCU read section (then entries may change under
+ * the reader, one at a time).
+ * Return: block or NULL.
+ */
+static inline struct qc_block *qc_block_find(struct qc_image *img,
+					     enum qc_table table,
+					     unsigned long key)
+{
+	struct qc_block *b =
+		rcu_dereference_check(img->front[table][key % QC_FRONT],
+				      lockdep_is_held(&img->meta_lock));
+
+	if (!b || b->key != key)
+		b = xa_load(&img->tables[table], key);
+	/* Written only when it changes: the line stays shared between CPUs. */
+	if (b && !READ_ONCE(b->referenced))
+		WRITE_ONCE(b->referenced, true);
+	return b;
+}
 
 extern struct mutex qc_images_lock;
 extern struct list_head qc_images;

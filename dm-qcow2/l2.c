@@ -62,7 +62,7 @@ static void state_write(const struct qc_image *img, struct qc_block *b,
 
 static u64 l1_read(struct qc_image *img, u64 guest)
 {
-	u64 index = qcow2_l1_index(&img->h, guest);
+	u64 index = guest >> img->table_shift;
 	struct qc_block *b = qc_block_find(img, QC_L1,
 					   index >> img->block_entry_bits);
 
@@ -126,16 +126,12 @@ static bool goes_on(const struct qc_image *img, enum qc_map map,
 		!(next->entry & QCOW2_OFFSET_MASK);
 }
 
-/* No slice in memory: the L1 entry tells whether there is one to read. */
-static void lookup_l1(struct qc_image *img, u64 guest, u64 len,
-		      struct qc_extent *ext)
+/* Bytes from an offset to the next multiple of 1 << @shift. */
+static u64 to_next(u64 offset, u8 shift)
 {
-	u64 span = 1ULL << (img->h.l2_bits + img->h.cluster_bits);
+	u64 unit = 1ULL << shift;
 
-	ext->host = 0;
-	ext->map = l1_read(img, guest) & QCOW2_OFFSET_MASK ?
-		QC_MAP_MISS : QC_MAP_NONE;
-	ext->len = min(len, span - (guest & (span - 1)));
+	return unit - (offset & (unit - 1));
 }
 
 /*
@@ -172,21 +168,14 @@ static void set_host(struct qc_extent *ext, const struct qc_words *s,
 	}
 }
 
-void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
-		  struct qc_extent *ext)
+static void lookup_slice(struct qc_image *img, const struct qc_block *b,
+			 u64 guest, u64 len, struct qc_extent *ext)
 {
-	struct qc_block *b = qc_block_find(img, QC_L2, slice_key(img, guest));
 	u32 in_cluster = guest & (img->h.cluster_size - 1);
 	struct qc_words s, next;
 	u64 end, run;
 	u32 index, last;
 
-	ext->safe = true;
-	ext->beyond = false;
-	if (!b) {
-		lookup_l1(img, guest, len, ext);
-		return;
-	}
 	index = slice_index(img, guest);
 	last = (1U << img->slice_bits) - 1;
 	state_read(img, b, index, &s);
@@ -211,6 +200,52 @@ void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
 			!READ_ONCE(b->in_commit);
 		clip_to_device(img, ext);
 	}
+}
+
+void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
+		  struct qc_extent *ext)
+{
+	struct qc_block *b = qc_block_find(img, QC_L2, slice_key(img, guest));
+
+	ext->safe = true;
+	ext->beyond = false;
+	if (b) {
+		lookup_slice(img, b, guest, len, ext);
+		return;
+	}
+	/* The L1 entry tells whether there is one to read. */
+	ext->host = 0;
+	ext->map = l1_read(img, guest) & QCOW2_OFFSET_MASK ?
+		QC_MAP_MISS : QC_MAP_NONE;
+	ext->len = min(len, to_next(guest, img->table_shift));
+}
+
+/* An entry of a slice that says nothing at all */
+static bool entry_blank(const struct qc_image *img, const struct qc_block *b,
+			u32 index)
+{
+	if (likely(!extended(img)))
+		return !READ_ONCE(b->data[index]);
+	/*
+	 * The entry first: else a compressed cluster that becomes zeroes could
+	 * look blank in between, see words.h.
+	 */
+	return !smp_load_acquire(&b->data[2 * index]) &&
+		!READ_ONCE(b->data[2 * index + 1]);
+}
+
+bool qc_l2_passes(struct qc_image *img, u64 guest, u64 *len)
+{
+	struct qc_block *b;
+
+	if (!(l1_read(img, guest) & QCOW2_OFFSET_MASK)) {
+		*len = min(*len, to_next(guest, img->table_shift));
+		return true;
+	}
+	if (*len > to_next(guest, img->h.cluster_bits))
+		return false;
+	b = qc_block_find(img, QC_L2, slice_key(img, guest));
+	return b && entry_blank(img, b, slice_index(img, guest));
 }
 
 void qc_l2_complain(struct qc_image *img, u64 guest)

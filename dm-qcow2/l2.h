@@ -83,6 +83,21 @@ void qc_l2_lookup(struct qc_image *img, u64 guest, u64 len,
 		  struct qc_extent *ext);
 
 /**
+ * qc_l2_passes() - is a guest range not in an image, for sure?
+ * @img: the image
+ * @guest: byte offset, below the virtual size
+ * @len: bytes wanted, at least 1; less where it passes only those
+ *
+ * What qc_l2_lookup() says is QC_MAP_NONE, found in fewer steps where that is so
+ * for a whole L2 table, or for a small range.  Chains are long, and most of their
+ * layers have nothing for a range.
+ *
+ * Context: RCU read section; takes no lock, does not sleep.
+ * Return: true, or false: look it up.
+ */
+bool qc_l2_passes(struct qc_image *img, u64 guest, u64 *len);
+
+/**
  * qc_l2_load() - read the part of the L2 table that maps a guest offset
  * @img: the image
  * @guest: byte offset
