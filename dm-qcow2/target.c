@@ -527,6 +527,17 @@ static int defer(struct qc_target *t, struct bio *bio, u64 guest)
 	return DM_MAPIO_SUBMITTED;
 }
 
+/*
+ * A lower layer or a data device need not support NOWAIT where the device of the
+ * top image does, which is the one that counts for the queue: then a work item
+ * waits for it.
+ */
+static bool may_sleep_below(const struct bio *bio, const struct qc_place *place)
+{
+	return unlikely(bio->bi_opf & REQ_NOWAIT) &&
+		!bdev_nowait(place->layer->bdev);
+}
+
 /* Send a bio to where the lookup found its start; the rest comes again. */
 static int remap(struct bio *bio, struct qc_io *io,
 		 const struct qc_place *place)
@@ -579,7 +590,8 @@ static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 	case QC_MAP_OWNED:
 	case QC_MAP_DATA:
 	case QC_MAP_PACKED:
-		if (qc_wants_populate(t, &place)) {
+		if (qc_wants_populate(t, &place) ||
+		    may_sleep_below(bio, &place)) {
 			qc_place_leave(&place);
 			return defer(t, bio, guest);
 		}
@@ -611,7 +623,7 @@ static int map_write(struct qc_target *t, struct bio *bio, struct qc_io *io,
 	}
 	qc_chain_lookup(&t->chain, 0, guest, bio->bi_iter.bi_size, &place);
 	if (place.ext.map != QC_MAP_OWNED ||
-	    place.layer != &t->chain.layer[0]) {
+	    place.layer != &t->chain.layer[0] || may_sleep_below(bio, &place)) {
 		qc_place_leave(&place);
 		return defer(t, bio, guest);
 	}
@@ -1009,6 +1021,8 @@ static struct target_type qcow2_target = {
 	.name = "qcow2",
 	.version = {1, 0, 0},
 	.module = THIS_MODULE,
+	/* I/O, allocation, decompression: what may sleep is left to work items. */
+	.features = DM_TARGET_NOWAIT,
 	.ctr = qc_ctr,
 	.dtr = qc_dtr,
 	.map = qc_map,

@@ -241,17 +241,17 @@ class Device:
     def close(self):
         os.close(self.fd)
 
-    def write(self, offset, data, fua=False):
+    def write(self, offset, data, fua=False, flags=0):
         buf = self._buffers.get(len(data))
         buf[:] = data
-        flags = os.RWF_DSYNC if fua else 0
+        flags |= os.RWF_DSYNC if fua else 0
         done = os.pwritev(self.fd, [buf], offset, flags)
         if done != len(data):
             raise OSError(errno.EIO, f"wrote {done} of {len(data)} bytes")
 
-    def read(self, offset, length):
+    def read(self, offset, length, flags=0):
         buf = self._buffers.get(length)
-        done = os.preadv(self.fd, [buf], offset)
+        done = os.preadv(self.fd, [buf], offset, flags)
         if done != length:
             raise OSError(errno.EIO, f"read {done} of {length} bytes")
         return bytes(buf)
