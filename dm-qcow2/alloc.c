@@ -877,16 +877,21 @@ static int open_refblocks(struct qc_image *img)
 
 static int open_l2_tables(struct qc_image *img)
 {
+	u32 mask = (1U << img->block_entry_bits) - 1;
 	u32 i;
 
 	for (i = 0; i < img->h.l1_size; i++) {
 		struct qc_block *b = xa_load(&img->tables[QC_L1],
 					     i >> img->block_entry_bits);
-		u32 slot = i & ((1U << img->block_entry_bits) - 1);
-		u64 entry = be64_to_cpu(b->data[slot]);
 		const char *why;
+		u64 entry;
 		int err;
 
+		if (!b) {
+			i |= mask;
+			continue;
+		}
+		entry = be64_to_cpu(b->data[i & mask]);
 		why = qcow2_l1_entry_check(&img->h, entry, img->dev_bytes);
 		if (why) {
 			DMERR("%pg: L1 entry %u (%#llx) at %llu %s; run qemu-img check",

@@ -26,7 +26,8 @@ struct qc_image;
 
 /**
  * enum qc_table - what a block is a part of; the key of a block within
- * @QC_L1: block number in the active L1 table; always in memory
+ * @QC_L1: block number in the active L1 table; always in memory, but for those that
+ *	are all zero (the first one is, then, too: it is asked for most)
  * @QC_L2: guest offset >> slice_shift
  * @QC_RT: block number in the refcount table; always in memory when writing
  * @QC_RB: host cluster >> block_ref_bits

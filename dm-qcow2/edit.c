@@ -125,67 +125,39 @@ static int edit_durably(struct qc_image *img, const struct qcow2_header *h,
 	return err ? err : blkdev_issue_flush(img->bdev);
 }
 
-/* Blocks for the part of the table that is new: all zero. */
-static void new_l1_blocks(struct qc_image *img, struct list_head *list,
-			  u64 host, u32 first, u32 nr)
+/* The table at its new place: what it has, and zeroes. */
+static int write_l1(struct qc_image *img, u64 host, u64 bytes)
 {
-	u32 i;
-
-	for (i = first; i < nr; i++) {
-		struct qc_block *b = qc_block_new(img, QC_L1, i, host +
-						  (u64)i * img->block_bytes);
-
-		memset(b->data, 0, img->block_bytes);
-		list_add_tail(&b->commit_node, list);
-	}
-}
-
-static int write_l1_block(struct qc_image *img, struct qc_block *b, u64 host)
-{
-	return qc_image_rw(img, REQ_OP_WRITE, host, b->data, img->block_bytes);
-}
-
-/* The table at its new place: what it has, and the new part. */
-static int write_l1(struct qc_image *img, struct list_head *list, u64 host)
-{
+	int err = qc_alloc_zero_host(img, host, bytes);
 	struct qc_block *b;
 	unsigned long key;
-	int err;
 
 	xa_for_each(&img->tables[QC_L1], key, b) {
-		err = write_l1_block(img, b,
-				     host + (u64)key * img->block_bytes);
 		if (err)
 			return err;
+		err = qc_image_rw(img, REQ_OP_WRITE,
+				  host + (u64)key * img->block_bytes, b->data,
+				  img->block_bytes);
 	}
-	list_for_each_entry(b, list, commit_node) {
-		err = write_l1_block(img, b, b->host);
-		if (err)
-			return err;
-	}
-	return 0;
+	return err;
 }
 
 /* In one section of meta_lock; readers find the same entries all the time. */
-static void switch_l1(struct qc_image *img, struct list_head *list,
-		      const struct qcow2_header *h, struct qc_free *rec)
+static void switch_l1(struct qc_image *img, const struct qcow2_header *h,
+		      struct qc_free *rec)
 {
 	u64 start = img->h.l1_table_offset >> img->h.cluster_bits;
 	u64 clusters = DIV_ROUND_UP_ULL((u64)img->h.l1_size * 8,
 					img->h.cluster_size);
 	u64 first = h->l1_table_offset >> h->cluster_bits;
 	u64 count = DIV_ROUND_UP_ULL((u64)h->l1_size * 8, h->cluster_size);
-	struct qc_block *b, *next;
+	struct qc_block *b;
 	unsigned long key;
 	u64 i;
 
 	mutex_lock(&img->meta_lock);
 	xa_for_each(&img->tables[QC_L1], key, b)
 		b->host = h->l1_table_offset + (u64)key * img->block_bytes;
-	list_for_each_entry_safe(b, next, list, commit_node) {
-		list_del_init(&b->commit_node);
-		qc_block_insert(b);
-	}
 	for (i = 0; i < count; i++)
 		qc_metaset_add(&img->metaset, first + i);
 	if (clusters)
@@ -196,25 +168,13 @@ static void switch_l1(struct qc_image *img, struct list_head *list,
 	mutex_unlock(&img->meta_lock);
 }
 
-static void free_blocks(struct list_head *list)
-{
-	struct qc_block *b, *next;
-
-	list_for_each_entry_safe(b, next, list, commit_node) {
-		list_del_init(&b->commit_node);
-		qc_block_free(b);
-	}
-}
-
 /*
  * A longer L1 table, elsewhere.  Its clusters are counted and it is written
  * before the header refers to it; the old one is freed afterwards, by a commit.
  */
 static int move_l1(struct qc_image *img, u32 entries)
 {
-	u32 per_block = 1U << img->block_entry_bits;
 	struct qcow2_header h = img->h;
-	LIST_HEAD(list);
 	u64 clusters, first;
 	int err;
 
@@ -224,20 +184,15 @@ static int move_l1(struct qc_image *img, u32 entries)
 		return err;
 	h.l1_table_offset = first << h.cluster_bits;
 	h.l1_size = entries;
-	new_l1_blocks(img, &list, h.l1_table_offset,
-		      DIV_ROUND_UP(img->h.l1_size, per_block),
-		      DIV_ROUND_UP(entries, per_block));
-	err = write_l1(img, &list, h.l1_table_offset);
+	err = write_l1(img, h.l1_table_offset, clusters << h.cluster_bits);
 	/* Refcounts and the table, before the header refers to it */
 	if (!err)
 		err = qc_commit_barrier(img);
 	if (!err)
 		err = edit_durably(img, &h, edit_l1);
-	if (err) {
-		free_blocks(&list);
+	if (err)
 		return err;
-	}
-	switch_l1(img, &list, &h, qc_free_begin(img));
+	switch_l1(img, &h, qc_free_begin(img));
 	return 0;
 }
 

@@ -646,6 +646,11 @@ static int load_l1(struct qc_image *img)
 			qc_block_free(b);
 			return err;
 		}
+		/* Huge images are sparse: see enum qc_table. */
+		if (pos && !memchr_inv(b->data, 0, img->block_bytes)) {
+			qc_block_free(b);
+			continue;
+		}
 		mutex_lock(&img->meta_lock);
 		qc_block_insert(b);
 		mutex_unlock(&img->meta_lock);

@@ -473,6 +473,24 @@ static void rehost_slices(struct qc_image *img, u64 guest, u64 host)
 	}
 }
 
+/* A block of the L1 table that was all zero so far has to be in memory now. */
+static void need_l1_block(struct qc_image *img, u64 guest)
+{
+	unsigned long key = qcow2_l1_index(&img->h, guest) >>
+		img->block_entry_bits;
+	struct qc_block *b;
+
+	lockdep_assert_held(&img->l2_lock);
+	if (xa_load(&img->tables[QC_L1], key))
+		return;
+	b = qc_block_new(img, QC_L1, key, img->h.l1_table_offset +
+			 (u64)key * img->block_bytes);
+	memset(b->data, 0, img->block_bytes);
+	mutex_lock(&img->meta_lock);
+	qc_block_insert(b);
+	mutex_unlock(&img->meta_lock);
+}
+
 /* Point the L1 entry to a new table.  Drops the reference to the old one. */
 static void set_l1(struct qc_image *img, u64 guest, u64 host, u64 old,
 		   struct qc_free *rec)
@@ -522,6 +540,7 @@ static int new_table(struct qc_image *img, u64 guest, u64 l1_entry)
 		qc_alloc_undo(img, &run);
 		return err;
 	}
+	need_l1_block(img, guest);
 	rec = qc_free_begin(img);
 	set_l1(img, guest, run.start << img->h.cluster_bits, old, rec);
 	return 0;

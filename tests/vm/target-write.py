@@ -546,6 +546,28 @@ def shrinker_and_metadata_limit():
 
 
 @ktap.test
+def a_huge_image_takes_memory_for_what_it_has():
+    """The L1 table alone has 1 MiB on disk."""
+    size = 64 << 40
+    fx.create("image", size)
+    places = {0: 1, 300 << 30: 2, 31 << 40: 3, size - 64 * KIB: 4}
+    for _ in range(2):
+        with fx.opened([("qcow2", "image")], size,
+                       room=64 * MIB) as (chain, dev):
+            used = int(chain.status()[4].split("/")[0])
+            ktap.check(used < 256, f"{used} KiB of metadata in memory")
+            for at, value in places.items():
+                dev.write(at, bytes([value]) * 4096)
+                ktap.same_bytes(dev.read(at, 8192),
+                                bytes([value]) * 4096 + bytes(4096), f"at {at}")
+                ktap.same_bytes(dev.read(at ^ 1 << 39, 4096), bytes(4096),
+                                f"beside {at}")
+    fx.check("image")
+    fx.qemu_io("image", *(f"read -P {value} {at} 4096"
+                          for at, value in places.items()))
+
+
+@ktap.test
 def autoclear_bits_are_cleared_and_bitmaps_marked():
     fx.create("image", 2 * MIB)
     fx.qemu_img("bitmap", "--add", "image", "bits")
