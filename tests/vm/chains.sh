@@ -191,6 +191,8 @@ while_read()
 	rm -f stop reads
 	reader "$want" &
 	pid=$!
+	# Whatever becomes of the command, the reader ends with it.
+	trap 'touch stop; wait' EXIT
 	"$@"
 	touch stop
 	wait "$pid"

@@ -356,10 +356,12 @@ test_coherence()
 	secret_chain
 	qemu-img convert "${SECRETS[@]}" -O raw "json:$(node active)" want.raw
 	qcow2setup open ./active vm "${KEYS[@]}"
-	while_read want.raw qcow2setup commit vm --top sn3 --base sn2 --bandwidth 3M
-	while_read want.raw qcow2setup pull vm --into sn2 --base base \
+	while_read want.raw qcow2setup commit vm --top sn3 --base sn2 --delete \
 		--bandwidth 3M
-	while_read want.raw qcow2setup commit vm --top sn2 --bandwidth 3M
+	while_read want.raw qcow2setup pull vm --into sn2 --base base --delete \
+		--bandwidth 3M
+	while_read want.raw qcow2setup commit vm --top sn2 --delete \
+		--bandwidth 3M
 	while_read want.raw qcow2setup commit vm --bandwidth 3M --delete
 	qcow2setup close vm
 	all_closed

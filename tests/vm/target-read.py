@@ -122,7 +122,8 @@ def a_chain_of_64_layers():
     for n in range(64):
         name = f"layer{n}"
         fx.create(name, MIB, backing=below, cluster_size=4 * KIB)
-        fx.qemu_io(name, f"write -P {n + 1} {n * 16 * KIB} 24k")
+        at = n * 16 * KIB
+        fx.qemu_io(name, f"write -P {n + 1} {at} {min(24 * KIB, MIB - at)}")
         layers.insert(0, ("qcow2", name))
         below = name
     want = b"".join(bytes([n + 1]) * (16 * KIB) for n in range(64))
