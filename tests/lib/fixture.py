@@ -251,6 +251,30 @@ def opened(layers, length, features=(), read_only=False, room=None):
             chain.close()
 
 
+@contextlib.contextmanager
+def opened_over_crypt(size, block=0):
+    """A raw base below dm-crypt under an empty image; block: bytes of a logical
+    block of the loop devices. Gives the base's device, what it reads, and the
+    device of the chain."""
+    with open("base", "wb") as f:
+        f.write(pattern("base", size))
+    create("top", size, backing="base", fmt="raw")
+    grow("top", 16 * MIB)
+    key = bytes(range(64)).hex()
+    base = Stacked("base", f"crypt aes-xts-plain64 {key} 0 {{}} 0",
+                   read_only=True, block=block)
+    chain = Chain([("qcow2", "top"), ("raw", "base")], size)
+    chain.loops = {"base": base, "top": blk.Loop("top", block=block)}
+    below = blk.Device(base.dev, os.O_RDONLY)
+    want = below.read_all()
+    below.close()
+    dev = chain.open()
+    try:
+        yield base.dev, want, dev
+    finally:
+        chain.close()
+
+
 _log_mark = [0]
 
 

@@ -78,6 +78,32 @@ has_layers()
 	[ "$(dmsetup table "$1" | awk '{ print $4 }')" = "$2" ]
 }
 
+# disk_to_freeze: an ext4 on mnt/
+disk_to_freeze()
+{
+	truncate -s 64M disk
+	mkfs.ext4 -q disk
+	mkdir mnt
+	mount -o loop disk mnt
+}
+
+# killed_while_deleting COUNT COMMAND...: kills it when the device vm has COUNT layers
+# and it waits to delete a file in mnt/, which is frozen
+killed_while_deleting()
+{
+	local count=$1 pid
+
+	shift
+	fsfreeze -f mnt
+	"$@" &
+	pid=$!
+	wait_for 60 has_layers vm "$count"
+	sleep 2
+	kill -KILL "$pid"
+	fsfreeze -u mnt
+	wait "$pid" || true
+}
+
 # io DEVICE OPTION...: qemu-io on it; no command may fail
 io()
 {

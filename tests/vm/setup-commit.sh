@@ -281,27 +281,16 @@ test_active_raw()
 # The machine stops when the layers are out of the chain, and one of the files is gone.
 test_reboot()
 {
-	local before commit pid
+	local before commit
 
-	truncate -s 64M disk
-	mkfs.ext4 -q disk
-	mkdir mnt
-	mount -o loop disk mnt
+	disk_to_freeze
 	chain plain
 	mv sn3 mnt/
 	ln -s mnt/sn3 sn3
 	commit=(qcow2setup commit vm --top ./sn3 --base ./sn1 --delete)
 	qcow2setup open ./active vm
 	before=$(device_contents vm)
-	# It waits there when it deletes the first one.
-	fsfreeze -f mnt
-	"${commit[@]}" &
-	pid=$!
-	wait_for 60 has_layers vm 3
-	sleep 2
-	kill -KILL "$pid"
-	fsfreeze -u mnt
-	wait "$pid" || true
+	killed_while_deleting 3 "${commit[@]}"
 	wait_for 5 umount mnt
 	dmsetup remove vm
 	wait_for 5 no_loops

@@ -133,12 +133,9 @@ test_users()
 # them makes the command wait there.
 test_killed_while_deleting()
 {
-	local mid data pid
+	local mid data
 
-	truncate -s 64M disk
-	mkfs.ext4 -q disk
-	mkdir mnt
-	mount -o loop disk mnt
+	disk_to_freeze
 	while read -r mid data; do
 		with_data base 16M
 		# Relative names would have both where the link is.
@@ -147,14 +144,8 @@ test_killed_while_deleting()
 		qemu-io -f qcow2 -c 'write -P 3 1M 1M' "$mid" >/dev/null
 		qemu-img create -q -f qcow2 -b "$PWD/$mid" -F qcow2 top
 		qcow2setup open ./top vm
-		fsfreeze -f mnt
-		qcow2setup commit vm --top "./$mid" --base ./base --delete &
-		pid=$!
-		wait_for 60 has_layers vm 2
-		sleep 2
-		kill -KILL "$pid"
-		fsfreeze -u mnt
-		wait "$pid" || true
+		killed_while_deleting 2 qcow2setup commit vm --top "./$mid" \
+			--base ./base --delete
 		qcow2setup list
 		fails test -e "$mid"
 		fails test -e "$data"

@@ -49,26 +49,10 @@ def nowait():
 @ktap.test
 def nowait_over_devices_without_it():
     """dm-crypt, as a lower layer"""
-    size = 4 * MIB
-    want = fx.pattern("base", size)
-    with open("base", "wb") as f:
-        f.write(want)
-    fx.create("top", size, backing="base", fmt="raw")
-    fx.grow("top", 16 * MIB)
-    crypt = f"crypt aes-xts-plain64 {bytes(range(64)).hex()} 0 {{}} 0"
-    base = fx.Stacked("base", crypt, read_only=True)
-    chain = fx.Chain([("qcow2", "top"), ("raw", "base")], size)
-    chain.loops = {"base": base, "top": fx.blk.Loop("top")}
-    below = fx.blk.Device(base.dev, os.O_RDONLY)
-    want = below.read_all()
-    below.close()
-    dev = chain.open()
-    try:
+    with fx.opened_over_crypt(4 * MIB) as (_, want, dev):
         for at in (0, MIB, 0):
             ktap.same_bytes(dev.read(at, 64 * KIB, flags=os.RWF_NOWAIT),
                             want[at:at + 64 * KIB], f"at {at}")
-    finally:
-        chain.close()
 
 
 def workers(pid):

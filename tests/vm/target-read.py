@@ -181,28 +181,12 @@ def two_chains_share_a_base():
 @ktap.test
 def memory_is_aligned_as_every_layer_needs_it():
     """dm-crypt wants it aligned to its blocks, the top image's device does not."""
-    size = 4 * MIB
-    with open("base", "wb") as f:
-        f.write(fx.pattern("base", size))
-    fx.create("top", size, backing="base", fmt="raw")
-    fx.grow("top", 16 * MIB)
-    key = bytes(range(64)).hex()
-    base = fx.Stacked("base", f"crypt aes-xts-plain64 {key} 0 {{}} 0",
-                      read_only=True, block=4096)
-    chain = fx.Chain([("qcow2", "top"), ("raw", "base")], size)
-    chain.loops = {"base": base, "top": fx.blk.Loop("top", block=4096)}
-    needed = fx.blk.queue_limit(base.dev, "dma_alignment")
-    ktap.equal(needed, 4095, "alignment of dm-crypt")
-    below = fx.blk.Device(base.dev, os.O_RDONLY)
-    want = below.read_all()
-    below.close()
-    dev = chain.open()
-    try:
+    with fx.opened_over_crypt(4 * MIB, block=4096) as (base, want, dev):
+        needed = fx.blk.queue_limit(base, "dma_alignment")
+        ktap.equal(needed, 4095, "alignment of dm-crypt")
         ktap.equal(fx.blk.queue_limit(dev.path, "dma_alignment"), needed,
                    "alignment of the device")
         ktap.same_bytes(dev.read_all(), want, "device")
-    finally:
-        chain.close()
 
 
 if __name__ == "__main__":
