@@ -954,6 +954,9 @@ static int find_end(struct qc_image *img)
 			err = rb_lock(img, low, false, &b);
 			while (!err && c > low && !ref_get(img, b, c - 1))
 				c--;
+			/* It will not be asked for until the end is there. */
+			if (!err && c == low)
+				qc_block_drop(b);
 			if (!err)
 				mutex_unlock(&img->meta_lock);
 			mutex_unlock(&img->alloc_lock);

@@ -253,9 +253,11 @@ void qc_block_drop_all(struct qc_image *img)
 	mutex_unlock(&img->meta_lock);
 }
 
-static bool over_limit(void)
+/* With what a load is going to add */
+static bool over_limit(const struct qc_image *img)
 {
-	return qc_cache_used_kib() > qc_cache_limit_kib();
+	return qc_cache_used_kib() + (block_cost(img) >> 10) >=
+		qc_cache_limit_kib();
 }
 
 /* Take blocks from any image whose locks are free. */
@@ -286,7 +288,7 @@ void qc_cache_trim(struct qc_image *img)
 	unsigned long done;
 
 	/* One pass a load: twice what the load adds, no loop that may not end. */
-	if (!over_limit())
+	if (!over_limit(img))
 		return;
 	mutex_lock(&img->meta_lock);
 	done = evict_some(img, 2);

@@ -42,7 +42,7 @@ enum qc_table {
 };
 
 #define QC_BLOCK_MAX_BYTES	4096
-#define QC_FRONT		64
+#define QC_FRONT		32
 
 struct qc_block {
 	__be64 *data;

@@ -52,13 +52,14 @@ struct qc_commit {
 struct commit_bio {
 	struct qc_commit *commit;
 	struct qc_block *block;
+	struct bio_vec vec;
 	struct bio bio;
 };
 
-int qc_commit_bioset_init(struct bio_set *bs)
+/* Whoever has one gives it back when its write ends: any number will do. */
+mempool_t *qc_commit_bio_pool(void)
 {
-	return bioset_init(bs, 4, offsetof(struct commit_bio, bio),
-			   BIOSET_NEED_BVECS);
+	return mempool_create_kmalloc_pool(4, sizeof(struct commit_bio));
 }
 
 void qc_commit_schedule(struct qc_image *img)
@@ -152,7 +153,8 @@ static void commit_end_io(struct bio *bio)
 		WRITE_ONCE(c->status, bio->bi_status);
 	mempool_free(b->wb_data, b->img->wb_pool);
 	b->wb_data = NULL;
-	bio_put(bio);
+	bio_uninit(bio);
+	mempool_free(cb, b->img->bio_pool);
 	commit_bio_done(c);
 }
 
@@ -181,9 +183,9 @@ static void write_block(struct qc_image *img, struct qc_commit *c,
 	u32 len;
 
 	copy_block(img, b);
-	bio = bio_alloc_bioset(img->bdev, 1, REQ_OP_WRITE | REQ_META, GFP_NOIO,
-			       &img->bios);
-	cb = container_of(bio, struct commit_bio, bio);
+	cb = mempool_alloc(img->bio_pool, GFP_NOIO);
+	bio = &cb->bio;
+	bio_init(bio, img->bdev, &cb->vec, 1, REQ_OP_WRITE | REQ_META);
 	cb->commit = c;
 	cb->block = b;
 	bio->bi_iter.bi_sector = b->wb_host >> SECTOR_SHIFT;

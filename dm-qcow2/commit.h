@@ -24,6 +24,7 @@
 #define DM_QCOW2_COMMIT_H
 
 #include <linux/bio.h>
+#include <linux/mempool.h>
 
 struct qc_image;
 struct work_struct;
@@ -112,11 +113,11 @@ void qc_commit_throttle(struct qc_image *img);
 void qc_commit_work(struct work_struct *work);
 
 /**
- * qc_commit_bioset_init() - prepare the bios a commit writes with
- * @bs: the image's bios
+ * qc_commit_bio_pool() - make the reserve of bios that a commit writes with
  *
- * Return: 0 or a negative error.
+ * Context: may sleep.
+ * Return: the pool, or NULL.
  */
-int qc_commit_bioset_init(struct bio_set *bs);
+mempool_t *qc_commit_bio_pool(void);
 
 #endif /* DM_QCOW2_COMMIT_H */

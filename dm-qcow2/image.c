@@ -16,6 +16,8 @@
 
 /* Headers, with the feature name table, are read as far as this. */
 #define HEADER_READ_BYTES	4096U
+/* Copies of blocks for when memory is gone: a commit's, and a table's that moves */
+#define WB_RESERVE		2
 
 /* The list of images and their users. */
 DEFINE_MUTEX(qc_images_lock);
@@ -485,7 +487,7 @@ static void image_free(struct qc_image *img)
 	qc_metaset_clear(&img->metaset);
 	mempool_destroy(img->wb_pool);
 	mempool_destroy(img->free_pool);
-	bioset_exit(&img->bios);
+	mempool_destroy(img->bio_pool);
 	epoch_exit(img);
 	kfree(img->snapshot);
 	kfree(img);
@@ -586,8 +588,10 @@ static struct qc_image *image_get(struct block_device *bdev,
 	struct qc_image *img;
 	int err;
 
-	if (bdev_logical_block_size(bdev) > QC_BLOCK_MAX_BYTES) {
-		DMERR("%pg: logical blocks larger than 4096 bytes", bdev);
+	if (bdev_logical_block_size(bdev) > QC_BLOCK_MAX_BYTES ||
+	    bdev_logical_block_size(data) > QC_BLOCK_MAX_BYTES) {
+		DMERR("%pg, %pg: logical blocks larger than 4096 bytes", bdev,
+		      data);
 		return ERR_PTR(-EINVAL);
 	}
 	img = image_ref(bdev, data, snapshot);
@@ -711,15 +715,14 @@ static int writer_resources(struct qc_image *img)
 	if (img->wq)
 		return 0;
 	if (!img->wb_pool)
-		img->wb_pool = mempool_create_kmalloc_pool(4,
+		img->wb_pool = mempool_create_kmalloc_pool(WB_RESERVE,
 							   QC_BLOCK_MAX_BYTES);
 	if (!img->free_pool)
 		img->free_pool =
 			mempool_create_kmalloc_pool(4, sizeof(struct qc_free));
-	if (!img->wb_pool || !img->free_pool)
-		return -ENOMEM;
-	if (!bioset_initialized(&img->bios) &&
-	    qc_commit_bioset_init(&img->bios))
+	if (!img->bio_pool)
+		img->bio_pool = qc_commit_bio_pool();
+	if (!img->wb_pool || !img->free_pool || !img->bio_pool)
 		return -ENOMEM;
 	if (!img->reap_wq)
 		img->reap_wq = alloc_workqueue("qcow2-reap/%pg",

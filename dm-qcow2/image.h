@@ -173,6 +173,7 @@ struct qc_image {
 	struct qc_writer *writer;	/* state_lock and event_lock */
 	u64 disk_size;			/* state_lock: h.size is ahead of it; or 0 */
 	bool zero_from_spent;		/* state_lock: counts only once */
+	bool packed;			/* a compressed cluster was met; no lock */
 
 	/* metadata; see the lock table above */
 	struct mutex meta_lock;
@@ -190,7 +191,7 @@ struct qc_image {
 	struct mutex l2_lock;		/* see the lock table above */
 	mempool_t *wb_pool;		/* writeback copies of blocks */
 	mempool_t *free_pool;		/* struct qc_free */
-	struct bio_set bios;		/* metadata writes */
+	mempool_t *bio_pool;		/* metadata writes, see commit.c */
 
 	/* allocator */
 	struct mutex alloc_lock;	/* see the lock table above */

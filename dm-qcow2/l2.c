@@ -310,6 +310,7 @@ static u32 check_entries(struct qc_image *img, struct qc_block *b,
 	u32 words = img->h.l2_entry_bytes / sizeof(u64);
 	u64 guest = (u64)b->key << img->slice_shift;
 	u32 n = 1U << img->slice_bits;
+	bool packed = false;
 	u32 i, wrong = 0;
 
 	for (i = 0; i < n; i++) {
@@ -319,6 +320,8 @@ static u32 check_entries(struct qc_image *img, struct qc_block *b,
 
 		if (extended(img))
 			s.bitmap = be64_to_cpu(word[1]);
+		if (s.entry & QCOW2_OFLAG_COMPRESSED)
+			packed = true;
 		msg = state_check(img, &s,
 				  guest + ((u64)i << img->h.cluster_bits));
 		if (!msg)
@@ -330,6 +333,8 @@ static u32 check_entries(struct qc_image *img, struct qc_block *b,
 			word[1] = 0;
 		wrong++;
 	}
+	if (packed && !READ_ONCE(img->packed))
+		WRITE_ONCE(img->packed, true);
 	return wrong;
 }
 

@@ -320,18 +320,24 @@ static void set_layer_sizes(struct qc_target *t)
 	}
 }
 
-static int fit_reserve(struct qc_target *t)
+/* What it takes to decompress when memory is gone, of whatever layer */
+static int plan_reserve(struct qc_target *t)
 {
+	bool packed = false;
 	u32 i;
-	int err = 0;
 
-	for (i = 0; i < t->chain.nr && !err; i++)
-		if (t->chain.layer[i].img)
-			err = qc_reserve_fit(&t->reserve,
-					     t->chain.layer[i].img);
-	if (err)
-		t->ti->error = "No memory for the target";
-	return err;
+	for (i = 0; i < t->chain.nr; i++) {
+		struct qc_image *img = t->chain.layer[i].img;
+
+		if (!img)
+			continue;
+		qc_reserve_want(&t->reserve, img);
+		packed |= READ_ONCE(img->packed);
+	}
+	if (!packed)
+		return 0;
+	qc_reserve_make(&t->reserve);
+	return qc_reserve_ready(&t->reserve) ? 0 : -ENOMEM;
 }
 
 /* Pieces that a copy makes must be whole logical blocks of the top image. */
@@ -488,8 +494,6 @@ static int qc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		err = check_blocks(t);
 	if (!err)
 		err = check_raw_data(t);
-	if (!err)
-		err = fit_reserve(t);
 	if (err) {
 		qc_free_target(t);
 		return err;
@@ -567,8 +571,11 @@ static int map_packed(struct qc_target *t, struct bio *bio,
 
 	if (len < bio->bi_iter.bi_size)
 		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
+	/* Who finds all in the cache has to have a reserve as well. */
 	if (done)
-		done = qc_unpack_find(place->layer->img, place->ext.packed, &u);
+		done = qc_reserve_ready(&t->reserve) &&
+			qc_unpack_find(place->layer->img, place->ext.packed,
+				       &u);
 	if (done)
 		qc_unpack_to_bio(&u, place->ext.host, bio, 0,
 				 bio->bi_iter.bi_size);
@@ -615,7 +622,7 @@ static int map_write(struct qc_target *t, struct bio *bio, struct qc_io *io,
 {
 	struct qc_place place;
 
-	if (!t->writable || (t->top && !qc_image_writable(t->top)))
+	if (!qc_may_write(t))
 		return DM_MAPIO_KILL;
 	if (unlikely(t->mirror)) {
 		qc_io_mirror(t, bio, guest);
@@ -655,7 +662,7 @@ static int qc_map(struct dm_target *ti, struct bio *bio)
 		return map_write(t, bio, io, guest);
 	case REQ_OP_DISCARD:
 	case REQ_OP_WRITE_ZEROES:
-		if (!t->writable || (t->top && !qc_image_writable(t->top)))
+		if (!qc_may_write(t))
 			return DM_MAPIO_KILL;
 		if (!t->mirror)
 			return defer(t, bio, guest);
@@ -775,7 +782,7 @@ static int activate(struct qc_target *t)
 	if (!err)
 		err = check_raw_data(t);
 	if (!err)
-		err = fit_reserve(t);
+		err = plan_reserve(t);
 	if (err)
 		deactivate_layers(t, 0);
 	return err;

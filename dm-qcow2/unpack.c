@@ -8,6 +8,7 @@
 #include <linux/device-mapper.h>
 #include <linux/hashtable.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/zlib.h>
 #include <linux/zstd.h>
@@ -154,7 +155,8 @@ static int unpack(struct qc_image *img, u64 entry,
 	if (err) {
 		DMERR_LIMIT("%pg: cannot read the compressed data at %llu: %d",
 			    img->bdev, offset, err);
-		return err;
+		/* Callers wait for memory and space, which is not about these. */
+		return err == -EAGAIN || err == -ENOSPC ? -EIO : err;
 	}
 	if (img->h.compression_type == QCOW2_COMPRESSION_ZSTD)
 		err = unpack_zstd(ws, in, len, out, img->h.cluster_size);
@@ -269,23 +271,6 @@ void qc_reserve_init(struct qc_reserve *r)
 	mutex_init(&r->lock);
 }
 
-int qc_reserve_fit(struct qc_reserve *r, const struct qc_image *img)
-{
-	u32 in = max(r->ws.in_bytes, usual_input_size(img));
-	u32 work = max(r->ws.work_bytes, work_size(img));
-	u32 out = max(r->out_bytes, img->h.cluster_size);
-
-	if (r->out && r->ws.in_bytes == in && r->ws.work_bytes == work &&
-	    r->out_bytes == out)
-		return 0;
-	qc_reserve_exit(r);
-	if (workspace_fill(&r->ws, in, work, GFP_KERNEL))
-		return -ENOMEM;
-	r->out_bytes = out;
-	r->out = kvmalloc(out, GFP_KERNEL);
-	return r->out ? 0 : -ENOMEM;
-}
-
 void qc_reserve_exit(struct qc_reserve *r)
 {
 	workspace_clear(&r->ws);
@@ -293,16 +278,73 @@ void qc_reserve_exit(struct qc_reserve *r)
 	r->out = NULL;
 }
 
+void qc_reserve_want(struct qc_reserve *r, const struct qc_image *img)
+{
+	r->want_in = max(r->want_in, usual_input_size(img));
+	r->want_work = max(r->want_work, work_size(img));
+	r->want_out = max(r->want_out, img->h.cluster_size);
+}
+
+static void *reserve_alloc(const struct qc_reserve *r, struct qc_workspace *ws)
+{
+	void *out;
+
+	if (workspace_fill(ws, r->want_in, r->want_work, GFP_TRY))
+		return NULL;
+	out = kvmalloc(r->want_out, GFP_TRY);
+	if (!out)
+		workspace_clear(ws);
+	return out;
+}
+
+/* The lock is held.  What there is stays until all is there. */
+static void reserve_make_locked(struct qc_reserve *r)
+{
+	struct qc_workspace ws = {};
+	void *out = reserve_alloc(r, &ws);
+	unsigned int flags;
+
+	if (!out) {
+		/*
+		 * What makes memory free may go through this very target: once
+		 * in its life it may take what is kept for that.
+		 */
+		flags = memalloc_noreclaim_save();
+		out = reserve_alloc(r, &ws);
+		memalloc_noreclaim_restore(flags);
+	}
+	if (!out)
+		return;
+	qc_reserve_exit(r);
+	r->ws.in = ws.in;
+	r->ws.work = ws.work;
+	r->out = out;
+	WRITE_ONCE(r->ws.in_bytes, ws.in_bytes);
+	WRITE_ONCE(r->ws.work_bytes, ws.work_bytes);
+	WRITE_ONCE(r->out_bytes, r->want_out);
+}
+
+void qc_reserve_make(struct qc_reserve *r)
+{
+	/* If somebody uses it, memory is gone, and the next one tries again. */
+	if (qc_reserve_ready(r) || !mutex_trylock(&r->lock))
+		return;
+	if (!qc_reserve_ready(r))
+		reserve_make_locked(r);
+	mutex_unlock(&r->lock);
+}
+
 static int unpack_reserved(struct qc_image *img, u64 entry,
 			   struct qc_reserve *r, struct qc_unpack *u)
 {
-	int err;
+	int err = -EAGAIN;
 
-	/* Longer than its cluster: valid, but nobody writes such data. */
-	if (input_size(img, entry) > r->ws.in_bytes)
-		return -ENOMEM;
 	mutex_lock(&r->lock);
-	err = unpack(img, entry, &r->ws, r->out);
+	/* Data longer than its cluster is valid, but nobody writes it. */
+	if (r->out_bytes >= img->h.cluster_size &&
+	    r->ws.in_bytes >= input_size(img, entry) &&
+	    r->ws.work_bytes >= work_size(img))
+		err = unpack(img, entry, &r->ws, r->out);
 	if (err) {
 		mutex_unlock(&r->lock);
 		return err;
@@ -477,6 +519,7 @@ int qc_unpack_get(struct qc_image *img, u64 entry, struct qc_reserve *reserve,
 	struct qc_unpacked *c, *new;
 	struct qc_workspace *ws;
 
+	qc_reserve_make(reserve);
 	spin_lock(&cache_lock);
 	c = cache_find(img, entry);
 	spin_unlock(&cache_lock);

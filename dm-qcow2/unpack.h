@@ -16,10 +16,16 @@
  * most, and shrinks under memory pressure.  Without any memory a cluster is
  * decompressed in the caller's reserve and not cached.  A reserve belongs to
  * one target: what a target waits for is below it, so targets stacked over each
- * other never wait in a circle.
+ * other never wait in a circle.  It is several clusters large, and most images
+ * have no compressed clusters, which nothing tells before one is met: a target
+ * makes its reserve when it meets the first one in its chain, of what the kernel
+ * keeps for those who make memory free if there is no other, or becomes active
+ * over an image where one has been met.  Should even that be gone, what needs the
+ * cluster waits for memory, without holding anything, as it does for space.
  *
  * Locks: the cache's spinlock is a leaf.  The reserve's mutex is outside all
- * I/O of its target, inside of range locks.
+ * I/O of its target, inside of range locks; sizes are read without it, to see
+ * whether it is worth taking.
  */
 #ifndef DM_QCOW2_UNPACK_H
 #define DM_QCOW2_UNPACK_H
@@ -50,16 +56,22 @@ struct qc_workspace {
 
 /**
  * struct qc_reserve - buffers for when memory is gone
- * @lock: who uses them
+ * @lock: who uses or makes them; held across the I/O and the copying
  * @ws: to decompress with
  * @out: a decompressed cluster
- * @out_bytes: size of @out
+ * @out_bytes: size of @out; 0: nothing was made yet
+ * @want_in: bytes that @ws needs for the images of the target's chain...
+ * @want_work: as well
+ * @want_out: ...and @out; these three change while no I/O is in flight
  */
 struct qc_reserve {
-	struct mutex lock;		/* ws, out */
+	struct mutex lock;		/* ws, out, out_bytes */
 	struct qc_workspace ws;
 	void *out;
 	u32 out_bytes;
+	u32 want_in;
+	u32 want_work;
+	u32 want_out;
 };
 
 /**
@@ -78,28 +90,47 @@ struct qc_unpack {
 void qc_reserve_init(struct qc_reserve *r);
 
 /**
- * qc_reserve_fit() - make a reserve large enough for an image
- * @r: the reserve, not in use
+ * qc_reserve_want() - a reserve is to be large enough for an image
+ * @r: the reserve, of a target without I/O in flight
  * @img: the image, header read
- *
- * Context: may sleep.
- * Return: 0 or -ENOMEM.
  */
-int qc_reserve_fit(struct qc_reserve *r, const struct qc_image *img);
+void qc_reserve_want(struct qc_reserve *r, const struct qc_image *img);
 
-/** qc_reserve_exit() - free the buffers; may sleep */
+/**
+ * qc_reserve_ready() - is a reserve as large as is wanted?
+ * @r: the reserve
+ *
+ * Context: any.
+ */
+static inline bool qc_reserve_ready(const struct qc_reserve *r)
+{
+	return READ_ONCE(r->out_bytes) >= r->want_out &&
+		READ_ONCE(r->ws.in_bytes) >= r->want_in &&
+		READ_ONCE(r->ws.work_bytes) >= r->want_work;
+}
+
+/**
+ * qc_reserve_make() - make a reserve as large as is wanted, if there is memory
+ * @r: the reserve
+ *
+ * Context: may sleep, but does not wait for who uses it.
+ */
+void qc_reserve_make(struct qc_reserve *r);
+
+/** qc_reserve_exit() - free the buffers of a reserve not in use; may sleep */
 void qc_reserve_exit(struct qc_reserve *r);
 
 /**
  * qc_unpack_get() - get the contents of a compressed cluster
  * @img: the image
  * @entry: its L2 entry, from a lookup; the lookup's epoch is held
- * @reserve: of the calling target
+ * @reserve: of the calling target; made if need be
  * @u: result; qc_unpack_put() is due, after no more waiting than for I/O of
  *	the target's own devices
  *
  * Context: may sleep; no lock held but range locks.
- * Return: 0, or a negative error, logged: -EIO where the data is not sound.
+ * Return: 0, or a negative error: -EAGAIN: no memory now, try again later; others
+ * are logged, -EIO where the data is not sound.
  */
 int qc_unpack_get(struct qc_image *img, u64 entry, struct qc_reserve *reserve,
 		  struct qc_unpack *u);

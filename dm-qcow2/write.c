@@ -17,8 +17,13 @@ module_param(no_space_timeout, uint, 0644);
 MODULE_PARM_DESC(no_space_timeout,
 		 "How long writes wait for space, in seconds; 0: for ever");
 
+/* Bios for when memory is gone; who has one does not wait for another. */
+#define CHILD_RESERVE	4
+/* Pages that are copied at once */
 #define COPY_ORDER	4
-#define COPY_BYTES	(PAGE_SIZE << COPY_ORDER)
+
+/* Until memory is asked for again */
+#define MEMORY_MSEC	20
 
 /* What a step of the slow path says of the bio it worked on. */
 enum step {
@@ -219,22 +224,35 @@ static int child_write_wait(struct qc_io *io, u64 pos, u64 len, u64 host)
 
 /* Copy-on-write */
 
+/* As many pages in a row as there are, or NULL: then @order is that of one */
+static struct page *copy_pages(unsigned int *order)
+{
+	struct page *page;
+
+	for (*order = COPY_ORDER; ; (*order)--) {
+		page = alloc_pages(GFP_NOWAIT | __GFP_NOWARN | __GFP_NORETRY,
+				   *order);
+		if (page || !*order)
+			return page;
+	}
+}
+
 static int copy_data(struct qc_target *t, const struct qc_place *place,
 		     u64 host)
 {
 	u64 left = place->ext.len;
 	u64 from = place->ext.host;
+	unsigned int order;
 	struct page *page;
 	void *buf;
 	int err = 0;
 
-	page = alloc_pages(GFP_NOWAIT | __GFP_NOWARN | __GFP_NORETRY,
-			   COPY_ORDER);
+	page = copy_pages(&order);
 	if (!page)
 		mutex_lock(&t->copy_lock);
 	buf = page ? page_address(page) : t->copy_buf;
 	while (left && !err) {
-		u32 n = min_t(u64, left, COPY_BYTES);
+		u32 n = min_t(u64, left, PAGE_SIZE << order);
 
 		err = qc_device_rw(place->layer->bdev, REQ_OP_READ, from, buf,
 				   n);
@@ -246,7 +264,7 @@ static int copy_data(struct qc_target *t, const struct qc_place *place,
 		left -= n;
 	}
 	if (page)
-		__free_pages(page, COPY_ORDER);
+		__free_pages(page, order);
 	else
 		mutex_unlock(&t->copy_lock);
 	return err;
@@ -385,7 +403,7 @@ static int fill_piece(struct qc_io *io, struct piece *p)
 	return err ? err : fill_new(io, p);
 }
 
-/* Waiting for space */
+/* Waiting for space, or for memory */
 
 static void space_again(struct work_struct *work)
 {
@@ -439,6 +457,25 @@ static enum step no_space(struct qc_io *io)
 	} else {
 		list_add_tail(&io->wait, &t->space_ios);
 		queue_delayed_work(t->wq, &t->space_work, HZ);
+		ret = STEP_DEFERRED;
+	}
+	spin_unlock_irq(&t->space_lock);
+	return ret;
+}
+
+/* It holds nothing while it waits, and no thread. */
+static enum step no_memory(struct qc_io *io)
+{
+	struct qc_target *t = io->t;
+	enum step ret = STEP_FAILED;
+
+	spin_lock_irq(&t->space_lock);
+	if (t->suspending && t->requeue && io->bio) {
+		io_fail(io, BLK_STS_DM_REQUEUE);
+	} else if (!READ_ONCE(io->status)) {
+		list_add_tail(&io->wait, &t->space_ios);
+		mod_delayed_work(t->wq, &t->space_work,
+				 msecs_to_jiffies(MEMORY_MSEC));
 		ret = STEP_DEFERRED;
 	}
 	spin_unlock_irq(&t->space_lock);
@@ -654,6 +691,8 @@ static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
 		return STEP_DEFERRED;
 	if (done == -ENOSPC)
 		return no_space(io);
+	if (done == -EAGAIN)
+		return no_memory(io);
 	if (done < 0)
 		return io_error(io, done);
 	io->pos += done;
@@ -665,7 +704,7 @@ static enum step write_step(struct qc_io *io)
 	struct qc_target *t = io->t;
 	struct qc_place place;
 
-	if (t->top && !qc_image_writable(t->top))
+	if (!qc_may_write(t))
 		return io_error(io, -EIO);
 	if (t->top)
 		qc_commit_throttle(t->top);
@@ -732,6 +771,8 @@ static enum step read_place(struct qc_io *io, struct qc_place *place)
 	default:
 		child_submit(io, place);
 	}
+	if (err == -EAGAIN)
+		return no_memory(io);
 	if (err)
 		return io_error(io, err);
 	io->pos += place->ext.len;
@@ -982,7 +1023,7 @@ static enum step drop_step(struct qc_io *io)
 		return drop_raw(io);
 	mask = sub_size(img) - 1;
 	whole = left & ~mask;
-	if (!qc_image_writable(img))
+	if (!qc_may_write(io->t))
 		return io_error(io, -EIO);
 	qc_commit_throttle(img);
 	if (img->raw_data)
@@ -1080,7 +1121,7 @@ static enum step populate_step(struct qc_io *io)
 		io->end = io->pos;
 		return STEP_NEXT;
 	}
-	if (!qc_image_writable(t->top))
+	if (!qc_may_write(t))
 		return io_error(io, -EIO);
 	qc_commit_throttle(t->top);
 	err = qc_chain_resolve(&t->chain, 0, io->pos, io->end - io->pos,
@@ -1242,11 +1283,12 @@ int qc_write_init(struct qc_target *t)
 	if (!t->wq)
 		return -ENOMEM;
 	if (t->writable) {
-		t->copy_buf = (void *)__get_free_pages(GFP_KERNEL, COPY_ORDER);
+		t->copy_buf = (void *)__get_free_page(GFP_KERNEL);
 		if (!t->copy_buf)
 			return -ENOMEM;
 	}
-	return bioset_init(&t->bios, 16, offsetof(struct child, bio), 0);
+	return bioset_init(&t->bios, CHILD_RESERVE, offsetof(struct child, bio),
+			   0);
 }
 
 void qc_write_exit(struct qc_target *t)
@@ -1255,8 +1297,7 @@ void qc_write_exit(struct qc_target *t)
 		cancel_delayed_work_sync(&t->space_work);
 		destroy_workqueue(t->wq);
 	}
-	if (t->copy_buf)
-		free_pages((unsigned long)t->copy_buf, COPY_ORDER);
+	free_page((unsigned long)t->copy_buf);
 	qc_reserve_exit(&t->reserve);
 	bioset_exit(&t->bios);
 }

@@ -50,10 +50,10 @@ struct qc_populate;
  * @wq: work items of struct qc_io
  * @bios: pieces of guest bios
  * @copy_lock: protects @copy_buf
- * @copy_buf: used when no memory is left
+ * @copy_buf: a page, used when no memory is left
  * @reserve: as well, to decompress
  * @space_lock: protects @space_ios and @suspending
- * @space_ios: ios that wait for free clusters
+ * @space_ios: ios that wait for free clusters, or for memory to decompress
  * @space_work: tries them again
  * @suspending: nothing may wait for space any more
  * @requeue: what waited for space goes back to device-mapper
@@ -88,6 +88,13 @@ struct qc_target {
 	bool suspending;
 	bool requeue;
 };
+
+/** qc_may_write() - does the image take writes, and from this target? */
+static inline bool qc_may_write(const struct qc_target *t)
+{
+	return READ_ONCE(t->writable) &&
+		(!t->top || qc_image_writable(t->top));
+}
 
 /**
  * struct qc_io - per-bio data, or an io of qc_populate()
@@ -212,7 +219,7 @@ struct qc_populate {
  * find it not allocated.  Nothing is durable when it returns.
  *
  * Context: may sleep.
- * Return: 0 or a negative error: -ENOSPC, -EIO, -ENOMEM.
+ * Return: 0 or a negative error: -ENOSPC, -EIO.
  */
 int qc_populate(struct qc_target *t, struct qc_populate *p);
 
@@ -224,7 +231,7 @@ int qc_populate(struct qc_target *t, struct qc_populate *p);
  * @u: result; qc_unpack_put() is due
  *
  * Context: as qc_unpack_get().
- * Return: 0 or a negative error, logged.
+ * Return: as qc_unpack_get().
  */
 static inline int qc_unpack_place(struct qc_target *t,
 				  const struct qc_place *place,
