@@ -4,6 +4,7 @@
 # make demo       see it work, in a virtual machine
 # make check      run the tests, in virtual machines
 # make fuzz       fuzz what decodes images, for MINUTES=30
+# make bench      measure it beside what does the same, in virtual machines
 # make install    install both (DESTDIR, PREFIX)
 #
 # KDIR=DIR  kernel build directory (default: the running kernel's, else the
@@ -14,7 +15,7 @@ KDIR ?= $(shell scripts/find-kdir)
 PREFIX ?= /usr
 export PREFIX
 
-.PHONY: all module userspace install clean check check-long unit fuzz demo
+.PHONY: all module userspace install clean check check-long unit fuzz bench demo
 
 all: module userspace
 
@@ -48,6 +49,9 @@ check:
 
 check-long:
 	tests/run-check --long
+
+bench:
+	tests/bench/run
 
 demo:
 	scripts/demo
