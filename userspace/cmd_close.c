@@ -140,17 +140,23 @@ static int close_device(const struct device *device)
 /* Nobody may be told that it is closed while loop devices are still there. */
 static void wait_loops_gone(const struct device *device)
 {
+	struct devices others;
 	struct image_user user;
 	const struct image_id *id;
+	struct loops loops;
 	unsigned int i;
 
+	devices_load(&others);
+	loops_load(&loops, LOOP_IMAGES);
 	for (i = 0; i < device->count; i++) {
 		id = &device->layers[i].id;
 		if (!i && !device->dm.read_only)
-			attach_wait_gone(id, LOOP_WRITE);
-		else if (!device_uses_so(id, device_user_reads, &user))
-			attach_wait_gone(id, LOOP_READ);
+			attach_wait_left(&loops, id, LOOP_WRITE);
+		else if (!devices_use(&others, id, device_user_reads, &user))
+			attach_wait_left(&loops, id, LOOP_READ);
 	}
+	loops_free(&loops);
+	devices_free(&others);
 	/* Their marks go with them. */
 	attach_prune();
 }

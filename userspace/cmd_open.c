@@ -72,20 +72,18 @@ static int open_images(struct opening *opening, struct chain *chain)
  * internal snapshot of an image is in nobody's way.
  */
 static bool is_used(const struct opening *opening, unsigned int layer,
-		    struct image_user *user)
+		    const struct devices *devices, struct image_user *user)
 {
 	const struct image_id *id = &opening->chain.layers[layer].id;
 
-	if (layer)
-		return device_uses(id, true, user);
-	if (opening->snapshot)
+	if (!layer && opening->snapshot)
 		return false;
-	return opening->args->read_only ? device_uses(id, true, user) :
-		!view_alone(id, user);
+	return devices_use(devices, id, layer || opening->args->read_only ?
+			   device_user_writes : device_user_not_view, user);
 }
 
-/* Before anything is touched: can this chain be opened at all? */
-static int check_chain(const struct opening *opening)
+static int check_layers(const struct opening *opening,
+			const struct devices *devices)
 {
 	bool writable = !opening->args->read_only;
 	const struct image *image;
@@ -98,10 +96,22 @@ static int check_chain(const struct opening *opening)
 		r = image_check_usable(image, !i && writable);
 		if (r < 0)
 			return r;
-		if (is_used(opening, i, &user))
+		if (is_used(opening, i, devices, &user))
 			return device_refuse(image->path, &user);
 	}
 	return 0;
+}
+
+/* Before anything is touched: can this chain be opened at all? */
+static int check_chain(const struct opening *opening)
+{
+	struct devices devices;
+	int r;
+
+	devices_load(&devices);
+	r = check_layers(opening, &devices);
+	devices_free(&devices);
+	return r;
 }
 
 static int check_formats(const struct formats *formats)
@@ -133,12 +143,10 @@ static int lock_top(struct opening *opening)
 /* Locks first; what was read before may have changed since. */
 static int lock_layers(struct opening *opening)
 {
-	unsigned int i;
-	int r = 0;
+	int r = attach_read_layers(&opening->chain.layers[1],
+				   opening->chain.count - 1,
+				   &opening->attached[1]);
 
-	for (i = opening->chain.count - 1; i && !r; i--)
-		r = attach_read(&opening->chain.layers[i], false,
-				&opening->attached[i]);
 	return r < 0 ? r : lock_top(opening);
 }
 

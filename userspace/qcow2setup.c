@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -546,6 +547,17 @@ static int run(const struct command *command, struct arguments *args)
 	return r < 0 && command->run == cmd_check ? CHECK_FAILED : r;
 }
 
+/* A layer takes up to four; what can be had is for root to say, not a default. */
+static void raise_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
 	const struct command *command = NULL;
@@ -557,6 +569,7 @@ int main(int argc, char **argv)
 	open_standard_descriptors();
 	/* Growing a file beyond a limit must be an error, not the end. */
 	signal(SIGXFSZ, SIG_IGN);
+	raise_descriptors();
 	dm_init();
 	r = parse(argc, marked, &args, &command);
 	if (!r && command)

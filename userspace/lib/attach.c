@@ -57,12 +57,12 @@ static int refuse_locked(const struct image *image, int error, enum role role)
 static int lock_image(const struct image *image, int fd, enum role role,
 		      bool change)
 {
-	struct lock_mates mates = loop_mates(&image->id);
+	struct lock_mates mates = { 0, 0 };
 	int r;
 
 	/* Readers share anyway. A writer's own device is the only exception. */
-	if (!change)
-		memset(&mates, 0, sizeof(mates));
+	if (change)
+		mates = loop_mates(&image->id);
 	r = lock_acquire(fd, role, &mates);
 	return r < 0 ? refuse_locked(image, -r, role) : 0;
 }
@@ -83,13 +83,38 @@ static int attach_device(const struct image *image, int fd, enum role role,
 	return r;
 }
 
-static int attach_read_device(const struct image *image, bool change,
+/**
+ * struct how - what there is to know of an attachment to be made
+ * @change: as in attach_read()
+ * @loops: loop devices that there are, those made here as well, or NULL: they
+ *	have to be looked for
+ */
+struct how {
+	bool change;
+	struct loops *loops;
+};
+
+/* Another image may have it as its data file. */
+static void note_loop(const struct how *how, const struct loop *loop)
+{
+	if (how->loops)
+		loops_add(how->loops, loop);
+}
+
+static bool find_loop(const struct how *how, const struct image_id *id,
+		      enum loop_kind kind, struct loop *loop)
+{
+	return how->loops ? loops_find(how->loops, id, kind, loop) :
+		loop_find(id, kind, loop);
+}
+
+static int attach_read_device(const struct image *image, const struct how *how,
 			      struct attachment *attachment)
 {
 	struct stat st;
 	int fd, r;
 
-	if (loop_find(&image->id, LOOP_HOLD_READ, &attachment->loop)) {
+	if (find_loop(how, &image->id, LOOP_HOLD_READ, &attachment->loop)) {
 		if (fstat(image->fd, &st) < 0)
 			return report_errno(errno, "Cannot stat %s", image->path);
 		attachment->device = st.st_rdev;
@@ -98,9 +123,11 @@ static int attach_read_device(const struct image *image, bool change,
 	fd = image_reopen(image, O_RDONLY);
 	if (fd < 0)
 		return fd;
-	r = lock_image(image, fd, ROLE_READ, change);
+	r = lock_image(image, fd, ROLE_READ, how->change);
 	if (!r)
 		r = attach_device(image, fd, ROLE_READ, attachment);
+	if (!r)
+		note_loop(how, &attachment->loop);
 	close(fd);
 	return r;
 }
@@ -213,26 +240,27 @@ static int attach_tail(const struct image *image, unsigned int block,
 	return r < 0 ? report_errno(-r, "Cannot open device %s", name) : 0;
 }
 
-static int attach_read_file(const struct image *image, bool change,
+static int attach_read_file(const struct image *image, const struct how *how,
 			    struct attachment *attachment)
 {
 	unsigned int block;
 	int fd, r;
 
-	if (loop_find(&image->id, LOOP_READ, &attachment->loop)) {
+	if (find_loop(how, &image->id, LOOP_READ, &attachment->loop)) {
 		/* The file may have grown beside one that shows a snapshot. */
 		loop_refit(&attachment->loop);
 	} else {
 		fd = image_reopen(image, O_RDONLY);
 		if (fd < 0)
 			return fd;
-		r = lock_image(image, fd, ROLE_READ, change);
+		r = lock_image(image, fd, ROLE_READ, how->change);
 		if (!r)
 			r = loop_attach(fd, image->path, LOOP_READ, 0,
 					&attachment->loop);
 		close(fd);
 		if (r < 0)
 			return r;
+		note_loop(how, &attachment->loop);
 	}
 	attachment->device = loop_device(&attachment->loop);
 	block = block_size_of(attachment->loop.fd);
@@ -241,22 +269,22 @@ static int attach_read_file(const struct image *image, bool change,
 	return 0;
 }
 
-static int attach_read_one(const struct image *image, bool change,
+static int attach_read_one(const struct image *image, const struct how *how,
 			   struct attachment *attachment)
 {
 	*attachment = attach_empty();
 	attachment->length = image->length;
 	return image->is_device ?
-		attach_read_device(image, change, attachment) :
-		attach_read_file(image, change, attachment);
+		attach_read_device(image, how, attachment) :
+		attach_read_file(image, how, attachment);
 }
 
 /* What is to be done to an image and to its external data file */
-typedef int (*attach_fn)(const struct image *image, bool change,
+typedef int (*attach_fn)(const struct image *image, const struct how *how,
 			 struct attachment *attachment);
 
-static int attach_data(const struct image *image, bool change, attach_fn fn,
-		       struct attachment *attachment)
+static int attach_data(const struct image *image, const struct how *how,
+		       attach_fn fn, struct attachment *attachment)
 {
 	struct image data;
 	int r;
@@ -267,7 +295,7 @@ static int attach_data(const struct image *image, bool change, attach_fn fn,
 	*attachment->data = attach_empty();
 	r = image_open_data(image, &data);
 	if (!r)
-		r = fn(&data, change, attachment->data);
+		r = fn(&data, how, attachment->data);
 	image_close(&data);
 	return r;
 }
@@ -281,14 +309,38 @@ static int attach_crypt(const struct image *image,
 			    attachment->device, &attachment->crypt);
 }
 
+static int attach_read_so(const struct image *image, const struct how *how,
+			  struct attachment *attachment)
+{
+	int r = attach_read_one(image, how, attachment);
+
+	if (!r)
+		r = attach_data(image, how, attach_read_one, attachment);
+	return r < 0 ? r : attach_crypt(image, attachment);
+}
+
 int attach_read(const struct image *image, bool change,
 		struct attachment *attachment)
 {
-	int r = attach_read_one(image, change, attachment);
+	struct how how = { change, NULL };
 
-	if (!r)
-		r = attach_data(image, change, attach_read_one, attachment);
-	return r < 0 ? r : attach_crypt(image, attachment);
+	return attach_read_so(image, &how, attachment);
+}
+
+int attach_read_layers(const struct image *layers, unsigned int count,
+		       struct attachment *attachments)
+{
+	struct loops loops;
+	struct how how = { false, &loops };
+	int r = 0;
+
+	if (!count)
+		return 0;
+	loops_load(&loops, 1u << LOOP_READ | 1u << LOOP_HOLD_READ);
+	while (count-- && !r)
+		r = attach_read_so(&layers[count], &how, &attachments[count]);
+	loops_free(&loops);
+	return r;
 }
 
 void attach_show(const struct attachment *attachment,
@@ -314,21 +366,21 @@ static int check_exclusive(const struct image *image)
 	return 0;
 }
 
-static int lock_one(const struct image *image, bool change,
+static int lock_one(const struct image *image, const struct how *how,
 		    struct attachment *attachment)
 {
 	struct stat st;
 	int r = 0;
 
 	*attachment = attach_empty();
-	if (image->is_device && !change)
+	if (image->is_device && !how->change)
 		r = check_exclusive(image);
 	if (r < 0)
 		return r;
 	attachment->file = image_reopen(image, O_RDWR);
 	if (attachment->file < 0)
 		return attachment->file;
-	r = lock_image(image, attachment->file, ROLE_WRITE, change);
+	r = lock_image(image, attachment->file, ROLE_WRITE, how->change);
 	if (r < 0)
 		return r;
 	if (fstat(attachment->file, &st) < 0)
@@ -341,9 +393,10 @@ static int lock_one(const struct image *image, bool change,
 int attach_write_lock(const struct image *image, bool change,
 		      struct attachment *attachment)
 {
-	int r = lock_one(image, change, attachment);
+	struct how how = { change, NULL };
+	int r = lock_one(image, &how, attachment);
 
-	return r < 0 ? r : attach_data(image, change, lock_one, attachment);
+	return r < 0 ? r : attach_data(image, &how, lock_one, attachment);
 }
 
 static int test_read_lock(const struct image *image)
@@ -359,6 +412,7 @@ static int test_read_lock(const struct image *image)
 
 static int check_unused(const struct image *image, enum role role)
 {
+	struct how how = { false, NULL };
 	struct attachment attachment;
 	struct image_user user;
 	int r;
@@ -367,7 +421,7 @@ static int check_unused(const struct image *image, enum role role)
 		return device_refuse(image->path, &user);
 	if (role == ROLE_READ)
 		return test_read_lock(image);
-	r = lock_one(image, false, &attachment);
+	r = lock_one(image, &how, &attachment);
 	attach_release(&attachment, false);
 	return r;
 }
@@ -549,22 +603,52 @@ void attach_release(struct attachment *attachment, bool used)
 	*attachment = attach_empty();
 }
 
-/* A loop device that holds locks is needed while a table names its device. */
-static bool prune_holder(const struct loop *loop, void *data)
+static bool is_used(const struct loop_note *note, const struct devices *devices)
 {
+	bool (*counts)(const struct image_user *user) = device_user_any;
 	struct image_user user;
-	bool used;
 
-	(void)data;
-	if (loop->kind == LOOP_HOLD_WRITE)
-		used = device_uses(&loop->id, true, &user);
-	else if (loop->kind == LOOP_HOLD_READ)
-		used = device_uses_so(&loop->id, device_user_reads, &user);
-	else
-		return false;
-	if (!used)
-		loop_clear(loop);
-	return false;
+	if (note->kind == LOOP_HOLD_WRITE)
+		counts = device_user_writes;
+	else if (note->kind == LOOP_HOLD_READ)
+		counts = device_user_reads;
+	return devices_use(devices, &note->id, counts, &user);
+}
+
+/* Those of some kinds that no device uses; the devices are looked at last. */
+static void load_unused(struct loops *unused, unsigned int kinds)
+{
+	struct devices devices;
+	unsigned int i, kept = 0;
+
+	loops_load(unused, kinds);
+	/* Most hosts have no loop device that holds locks for another. */
+	if (!unused->count)
+		return;
+	devices_load(&devices);
+	for (i = 0; i < unused->count; i++) {
+		if (!is_used(&unused->list[i], &devices))
+			unused->list[kept++] = unused->list[i];
+	}
+	unused->count = kept;
+	devices_free(&devices);
+}
+
+/* A loop device that holds locks is needed while a table names its device. */
+static void prune_holders(void)
+{
+	struct loops unused;
+	struct loop loop;
+	unsigned int i;
+
+	load_unused(&unused, LOOP_HOLDERS);
+	for (i = 0; i < unused.count; i++) {
+		if (!loop_reopen(&unused.list[i], &loop))
+			continue;
+		loop_clear(&loop);
+		loop_close(&loop);
+	}
+	loops_free(&unused);
 }
 
 static bool prune_helper(const char *name, void *data)
@@ -615,42 +699,55 @@ static bool loop_is_ours(int index)
 
 void attach_prune(void)
 {
-	loop_each(prune_holder, NULL);
+	prune_holders();
 	dm_each(prune_helper, NULL);
 	prune_nodes();
 	crypt_prune();
 	loop_marks_prune(loop_is_ours);
 }
 
-static bool is_leaving(const struct loop *loop, void *data)
+static bool any_leaving(void)
 {
-	struct image_user user;
+	struct loops unused;
+	bool any;
 
-	(void)data;
-	return (loop->kind == LOOP_READ || loop->kind == LOOP_WRITE) &&
-		!device_uses(&loop->id, false, &user);
+	load_unused(&unused, LOOP_IMAGES);
+	any = unused.count;
+	loops_free(&unused);
+	return any;
 }
 
 void attach_settle(void)
 {
 	int tries;
 
-	for (tries = 0; tries < GONE_TRIES && loop_each(is_leaving, NULL);
-	     tries++)
+	for (tries = 0; tries < GONE_TRIES && any_leaving(); tries++)
 		usleep(GONE_MSEC * 1000);
 	attach_prune();
 }
 
-bool attach_wait_gone(const struct image_id *id, enum loop_kind kind)
+bool attach_wait_left(const struct loops *loops, const struct image_id *id,
+		      enum loop_kind kind)
 {
 	struct loop loop;
 	int tries;
 
 	for (tries = 0; tries < GONE_TRIES; tries++) {
-		if (!loop_find(id, kind, &loop))
+		if (!loops_find(loops, id, kind, &loop))
 			return true;
 		loop_close(&loop);
 		usleep(GONE_MSEC * 1000);
 	}
 	return false;
+}
+
+bool attach_wait_gone(const struct image_id *id, enum loop_kind kind)
+{
+	struct loops loops;
+	bool gone;
+
+	loops_load(&loops, 1u << kind);
+	gone = attach_wait_left(&loops, id, kind);
+	loops_free(&loops);
+	return gone;
 }

@@ -66,6 +66,20 @@ int attach_read(const struct image *image, bool change,
 		struct attachment *attachment);
 
 /**
+ * attach_read_layers() - attach images that are read only
+ * @layers: the images, which stay what they are: see @change of attach_read()
+ * @count: how many
+ * @attachments: results, one for each; empty before.  End them with
+ *	attach_release(), all of them after errors as well.
+ *
+ * With the state lock held.  The last image first.
+ *
+ * Return: 0 or an error, reported.
+ */
+int attach_read_layers(const struct image *layers, unsigned int count,
+		       struct attachment *attachments);
+
+/**
  * attach_check_unused() - is nobody in the way of a tool that opens an image?
  * @image: the image
  * @role: what the tool does with it
@@ -151,7 +165,17 @@ void attach_prune(void);
  */
 void attach_settle(void);
 
-/** attach_wait_gone() - wait a little until no loop of a kind is over an image */
+/**
+ * attach_wait_gone() - wait a little until no loop of a kind is over an image
+ * @id: the image
+ * @kind: purpose of the loop; one that is made meanwhile does not count
+ *
+ * Return: whether none is left.
+ */
 bool attach_wait_gone(const struct image_id *id, enum loop_kind kind);
+
+/** attach_wait_left() - as attach_wait_gone(), with a look at all loops before */
+bool attach_wait_left(const struct loops *loops, const struct image_id *id,
+		      enum loop_kind kind);
 
 #endif /* ATTACH_H */

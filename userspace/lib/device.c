@@ -427,17 +427,66 @@ static bool mirror_is(const struct device *device, const struct search *search)
 	return image_id_equal(&id, search->id) && search->counts(user);
 }
 
+static bool device_has(const struct device *device, const struct search *search)
+{
+	if (!layers_have(device, search) && !mirror_is(device, search))
+		return false;
+	snprintf(search->user->name, sizeof(search->user->name), "%s",
+		 device->name);
+	return true;
+}
+
 static bool visit_device(const char *name, void *data)
 {
+	struct devices *devices = data;
+	struct device device;
+
+	if (!device_load(name, &device))
+		return false;
+	devices->list = grow_array(devices->list, devices->count,
+				   sizeof(*devices->list));
+	devices->list[devices->count++] = device;
+	return false;
+}
+
+void devices_load(struct devices *devices)
+{
+	devices->list = NULL;
+	devices->count = 0;
+	dm_each(visit_device, devices);
+}
+
+void devices_free(struct devices *devices)
+{
+	while (devices->count)
+		device_free(&devices->list[--devices->count]);
+	free(devices->list);
+	devices->list = NULL;
+}
+
+bool devices_use(const struct devices *devices, const struct image_id *id,
+		 bool (*counts)(const struct image_user *user),
+		 struct image_user *user)
+{
+	struct search search = { id, counts, user };
+	unsigned int i;
+
+	for (i = 0; i < devices->count; i++) {
+		if (device_has(&devices->list[i], &search))
+			return true;
+	}
+	return false;
+}
+
+static bool visit_user(const char *name, void *data)
+{
 	const struct search *search = data;
-	struct image_user *user = search->user;
 	struct device device;
 	bool found;
 
 	if (!device_load(name, &device))
 		return false;
-	found = layers_have(&device, search) || mirror_is(&device, search);
-	snprintf(user->name, sizeof(user->name), "%s", device.name);
+	found = device_has(&device, search);
 	device_free(&device);
 	return found;
 }
@@ -448,7 +497,7 @@ bool device_uses_so(const struct image_id *id,
 {
 	struct search search = { id, counts, user };
 
-	return dm_each(visit_device, &search);
+	return dm_each(visit_user, &search);
 }
 
 bool device_user_reads(const struct image_user *user)
@@ -456,21 +505,27 @@ bool device_user_reads(const struct image_user *user)
 	return !user->writes;
 }
 
-static bool any(const struct image_user *user)
+bool device_user_any(const struct image_user *user)
 {
 	(void)user;
 	return true;
 }
 
-static bool writes(const struct image_user *user)
+bool device_user_writes(const struct image_user *user)
 {
 	return user->writes;
+}
+
+bool device_user_not_view(const struct image_user *user)
+{
+	return !user->snapshot;
 }
 
 bool device_uses(const struct image_id *id, bool writer,
 		 struct image_user *user)
 {
-	return device_uses_so(id, writer ? writes : any, user);
+	return device_uses_so(id, writer ? device_user_writes : device_user_any,
+			      user);
 }
 
 struct view {

@@ -156,6 +156,50 @@ bool device_uses_so(const struct image_id *id,
 /** device_user_reads() - for device_uses_so(): only readers count */
 bool device_user_reads(const struct image_user *user);
 
+/** device_user_writes() - for device_uses_so(): only writers count */
+bool device_user_writes(const struct image_user *user);
+
+/**
+ * device_user_not_view() - for device_uses_so(): all count but who shows an
+ * internal snapshot of it
+ */
+bool device_user_not_view(const struct image_user *user);
+
+/** device_user_any() - for device_uses_so(): all count */
+bool device_user_any(const struct image_user *user);
+
+/**
+ * struct devices - all open devices, for who asks about many images
+ * @list: the devices
+ * @count: of @list
+ */
+struct devices {
+	struct device *list;
+	unsigned int count;
+};
+
+/**
+ * devices_load() - look at all open devices
+ * @devices: result, as it is now; end it with devices_free()
+ */
+void devices_load(struct devices *devices);
+
+/** devices_free() - free what devices_load() filled */
+void devices_free(struct devices *devices);
+
+/**
+ * devices_use() - as device_uses_so(), of devices that were looked at before
+ * @devices: from devices_load()
+ * @id: the image
+ * @counts: tells whether it is such a use
+ * @user: result
+ *
+ * Return: whether there is one.
+ */
+bool devices_use(const struct devices *devices, const struct image_id *id,
+		 bool (*counts)(const struct image_user *user),
+		 struct image_user *user);
+
 /**
  * device_shows() - name of a device that shows an internal snapshot
  * @id: the image

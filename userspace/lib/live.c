@@ -53,15 +53,19 @@ static int open_device(struct live *live)
 /* Readers of a layer may stay; a writer of one may not. */
 static int check_layers(const struct chain *chain)
 {
+	struct devices devices;
 	struct image_user user;
 	unsigned int i;
 	int r = 0;
 
+	devices_load(&devices);
 	for (i = 0; i < chain->count && !r; i++) {
 		r = image_check_usable(&chain->layers[i], false);
-		if (!r && device_uses(&chain->layers[i].id, true, &user))
+		if (!r && devices_use(&devices, &chain->layers[i].id,
+				      device_user_writes, &user))
 			r = device_refuse(chain->layers[i].path, &user);
 	}
+	devices_free(&devices);
 	return r;
 }
 
@@ -148,11 +152,9 @@ static int create_chain(struct live *live, const struct attachment *attached)
 
 static int attach_all(struct live *live, struct attachment *attached)
 {
-	unsigned int i;
-	int r = 0;
+	int r = attach_read_layers(live->chain.layers, live->chain.count,
+				   attached);
 
-	for (i = live->chain.count; i-- && !r;)
-		r = attach_read(&live->chain.layers[i], false, &attached[i]);
 	if (!r)
 		r = read_again(live);
 	return r < 0 ? r : create_chain(live, attached);

@@ -89,17 +89,25 @@ static char *backing_path(int index)
 	return line;
 }
 
+static void close_fd(struct loop *loop)
+{
+	if (loop->fd >= 0)
+		close(loop->fd);
+	loop->fd = -1;
+}
+
 bool loop_open(int index, struct loop *loop)
 {
 	struct loop_info64 info;
 	struct stat st = { 0 };
 
 	loop->index = index;
+	loop->path = NULL;
 	loop->fd = open_index(index, O_RDONLY);
 	if (loop->fd < 0)
 		return false;
 	if (ioctl(loop->fd, LOOP_GET_STATUS64, &info) < 0) {
-		close(loop->fd);
+		close_fd(loop);
 		return false;
 	}
 	st.st_mode = info.lo_rdevice ? S_IFBLK : S_IFREG;
@@ -115,9 +123,7 @@ bool loop_open(int index, struct loop *loop)
 
 void loop_close(struct loop *loop)
 {
-	if (loop->fd >= 0)
-		close(loop->fd);
-	loop->fd = -1;
+	close_fd(loop);
 	free(loop->path);
 	loop->path = NULL;
 }
@@ -208,6 +214,71 @@ bool loop_find(const struct image_id *id, enum loop_kind kind,
 	return each_loop(visit_find, &search);
 }
 
+void loops_add(struct loops *loops, const struct loop *loop)
+{
+	loops->list = grow_array(loops->list, loops->count,
+				 sizeof(*loops->list));
+	loops->list[loops->count++] = (struct loop_note) {
+		loop->index, loop->kind, loop->id
+	};
+}
+
+struct noting {
+	struct loops *loops;
+	unsigned int kinds;
+};
+
+static bool visit_note(const struct loop *loop, void *data)
+{
+	const struct noting *noting = data;
+
+	if (noting->kinds & 1u << loop->kind)
+		loops_add(noting->loops, loop);
+	return false;
+}
+
+void loops_load(struct loops *loops, unsigned int kinds)
+{
+	struct noting noting = { loops, kinds };
+
+	loops->list = NULL;
+	loops->count = 0;
+	loop_each(visit_note, &noting);
+}
+
+void loops_free(struct loops *loops)
+{
+	free(loops->list);
+	loops->list = NULL;
+	loops->count = 0;
+}
+
+bool loop_reopen(const struct loop_note *note, struct loop *loop)
+{
+	if (!loop_open(note->index, loop))
+		return false;
+	/* It may have cleared itself, and be another's by now. */
+	if (loop->kind == note->kind && image_id_equal(&loop->id, &note->id))
+		return true;
+	loop_close(loop);
+	return false;
+}
+
+bool loops_find(const struct loops *loops, const struct image_id *id,
+		enum loop_kind kind, struct loop *loop)
+{
+	const struct loop_note *note;
+	unsigned int i;
+
+	for (i = 0; i < loops->count; i++) {
+		note = &loops->list[i];
+		if (note->kind == kind && image_id_equal(&note->id, id) &&
+		    loop_reopen(note, loop))
+			return true;
+	}
+	return false;
+}
+
 struct count {
 	const struct image_id *id;
 	struct lock_mates mates;
@@ -292,7 +363,7 @@ static int configure_free(const struct loop_config *config, const char *path,
 	if (ioctl(loop->fd, LOOP_CONFIGURE, config) == 0)
 		return 0;
 	r = errno;
-	close(loop->fd);
+	close_fd(loop);
 	loop_unmark(loop->index);
 	if (r == EBUSY)
 		return -EBUSY;
@@ -342,7 +413,7 @@ int loop_attach(int fd, const char *path, enum loop_kind kind,
 		r = report_errno(errno, "Cannot stat %s", path);
 	if (r < 0) {
 		loop_clear(loop);
-		close(loop->fd);
+		close_fd(loop);
 		loop_unmark(loop->index);
 		return r;
 	}

@@ -49,6 +49,12 @@ struct loop {
 	char *path;
 };
 
+/* Sets of kinds */
+enum {
+	LOOP_IMAGES = 1u << LOOP_READ | 1u << LOOP_WRITE,
+	LOOP_HOLDERS = 1u << LOOP_HOLD_READ | 1u << LOOP_HOLD_WRITE,
+};
+
 /** loop_kind_of() - the kind that holds the locks for an image in a role */
 enum loop_kind loop_kind_of(bool block, enum role role);
 
@@ -78,6 +84,56 @@ int loop_attach(int fd, const char *path, enum loop_kind kind,
  */
 bool loop_find(const struct image_id *id, enum loop_kind kind,
 	       struct loop *loop);
+
+/**
+ * struct loop_note - what is known of a loop device of ours
+ * @index: N of /dev/loopN
+ * @kind: purpose
+ * @id: what is behind it
+ */
+struct loop_note {
+	int index;
+	enum loop_kind kind;
+	struct image_id id;
+};
+
+/**
+ * struct loops - all loop devices of ours, for who asks about many images
+ * @list: they
+ * @count: of @list
+ */
+struct loops {
+	struct loop_note *list;
+	unsigned int count;
+};
+
+/**
+ * loops_load() - look at all loop devices
+ * @loops: result, as it is now; end it with loops_free()
+ * @kinds: those to note, LOOP_IMAGES and such
+ */
+void loops_load(struct loops *loops, unsigned int kinds);
+
+/** loops_add() - note one that was made since */
+void loops_add(struct loops *loops, const struct loop *loop);
+
+/** loops_free() - free what loops_load() filled */
+void loops_free(struct loops *loops);
+
+/** loop_reopen() - as loop_open(), one that was noted, if it is still that */
+bool loop_reopen(const struct loop_note *note, struct loop *loop);
+
+/**
+ * loops_find() - as loop_find(), among those that were there
+ * @loops: from loops_load()
+ * @id: the image
+ * @kind: purpose
+ * @loop: result, held open; close it with loop_close()
+ *
+ * Return: true if there is one still.
+ */
+bool loops_find(const struct loops *loops, const struct image_id *id,
+		enum loop_kind kind, struct loop *loop);
 
 /**
  * loop_open() - a loop device by number

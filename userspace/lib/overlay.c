@@ -26,24 +26,31 @@ static int give_format(struct formats *formats, const char *path,
 	return r;
 }
 
-static int check_layers(const struct chain *chain)
+static int check_layer(const struct image *image, const struct devices *devices)
 {
 	struct image_user user;
-	unsigned int i;
-	int r;
+	int r = image_check_usable(image, false);
 
-	for (i = 0; i < chain->count; i++) {
-		r = image_check_usable(&chain->layers[i], false);
-		if (r < 0)
-			return r;
-		if (device_uses(&chain->layers[i].id, true, &user)) {
-			device_refuse(chain->layers[i].path, &user);
-			return report_fail(EBUSY,
-					   "To put an overlay on it, use 'qcow2setup snapshot %s OVERLAY'.",
-					   user.name);
-		}
-	}
-	return 0;
+	if (r < 0 || !devices_use(devices, &image->id, device_user_writes,
+				  &user))
+		return r;
+	device_refuse(image->path, &user);
+	return report_fail(EBUSY,
+			   "To put an overlay on it, use 'qcow2setup snapshot %s OVERLAY'.",
+			   user.name);
+}
+
+static int check_layers(const struct chain *chain)
+{
+	struct devices devices;
+	unsigned int i;
+	int r = 0;
+
+	devices_load(&devices);
+	for (i = 0; i < chain->count && !r; i++)
+		r = check_layer(&chain->layers[i], &devices);
+	devices_free(&devices);
+	return r;
 }
 
 static int lock_backing(struct overlay *overlay)

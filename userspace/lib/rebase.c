@@ -68,19 +68,24 @@ static enum image_format format_of(const struct rebase *rebase)
 static int check_fresh(const struct work *work)
 {
 	const struct image *top = &work->what->live->chain.layers[0];
+	struct devices devices;
 	struct image_user user;
 	unsigned int i;
 	int r = 0;
 
+	devices_load(&devices);
 	for (i = 0; i < work->fresh.count && !r; i++) {
-		if (image_id_equal(&work->fresh.layers[i].id, &top->id))
-			return report_fail(ELOOP,
-					   "%s would be its own backing file.",
-					   top->path);
-		r = image_check_usable(&work->fresh.layers[i], false);
-		if (!r && device_uses(&work->fresh.layers[i].id, true, &user))
-			r = device_refuse(work->fresh.layers[i].path, &user);
+		const struct image *layer = &work->fresh.layers[i];
+
+		r = image_id_equal(&layer->id, &top->id) ?
+			report_fail(ELOOP, "%s would be its own backing file.",
+				    top->path) :
+			image_check_usable(layer, false);
+		if (!r && devices_use(&devices, &layer->id,
+				      device_user_writes, &user))
+			r = device_refuse(layer->path, &user);
 	}
+	devices_free(&devices);
 	return r;
 }
 
@@ -183,22 +188,19 @@ static int create_fresh(struct work *work)
 {
 	struct device_layer *layers = NULL;
 	unsigned int i;
-	int r = 0;
+	int r;
 
-	for (i = 0; i < work->fresh.count && !r; i++) {
-		layers = grow_array(layers, i, sizeof(*layers));
-		work->attached = grow_array(work->attached, i,
-					    sizeof(*work->attached));
-		r = attach_read(&work->fresh.layers[i], false,
-				&work->attached[i]);
-		layers[i].format = work->fresh.layers[i].format;
-		attach_show(&work->attached[i], &layers[i]);
-	}
-	/* Also those that were not come to are let go of later. */
-	for (; i < work->fresh.count; i++) {
+	for (i = 0; i < work->fresh.count; i++) {
 		work->attached = grow_array(work->attached, i,
 					    sizeof(*work->attached));
 		work->attached[i] = attach_empty();
+	}
+	r = attach_read_layers(work->fresh.layers, work->fresh.count,
+			       work->attached);
+	for (i = 0; i < work->fresh.count && !r; i++) {
+		layers = grow_array(layers, i, sizeof(*layers));
+		layers[i].format = work->fresh.layers[i].format;
+		attach_show(&work->attached[i], &layers[i]);
 	}
 	if (!r && i)
 		r = jobdev_create("new", layers, i,

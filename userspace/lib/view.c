@@ -90,13 +90,3 @@ char *view_feature(const char *id)
 {
 	return text(" snapshot %s", id);
 }
-
-static bool is_no_view(const struct image_user *user)
-{
-	return !user->snapshot;
-}
-
-bool view_alone(const struct image_id *id, struct image_user *user)
-{
-	return !device_uses_so(id, is_no_view, user);
-}

@@ -5,7 +5,6 @@
 #ifndef VIEW_H
 #define VIEW_H
 
-#include "device.h"
 #include "image.h"
 
 /**
@@ -25,14 +24,5 @@ char *view_feature(const char *id);
 
 /* How many words these are */
 #define VIEW_WORDS	2
-
-/**
- * view_alone() - do all devices that use an image show internal snapshots of it?
- * @id: the image
- * @user: result: one that does not
- *
- * They may be opened beside a writer.
- */
-bool view_alone(const struct image_id *id, struct image_user *user);
 
 #endif /* VIEW_H */
