@@ -139,13 +139,6 @@ def loop(full):
 
 
 @contextlib.contextmanager
-def linear_file(full):
-    with loop(full) as dev, mapped("linear",
-                                   f"0 {SECTORS} linear {dev} 0") as path:
-        yield path
-
-
-@contextlib.contextmanager
 def qcow2(full, options=""):
     with ram_disks():
         image("/dev/ram0", full, options)
@@ -166,6 +159,21 @@ def qcow2_file(full):
         with opened(file) as path:
             if full:
                 fill(path)
+            yield path
+
+
+@contextlib.contextmanager
+def linear_file(full):
+    """Full: on the very file of qcow2_file(), which is laid out as images are"""
+    with ram_file() as file:
+        if full:
+            image(file, True)
+            with opened(file) as path:
+                fill(path)
+        else:
+            make_file(file, False)
+        with loop_on(file) as dev, mapped(
+                "linear", f"0 {SECTORS} linear {dev} 0") as path:
             yield path
 
 
