@@ -300,7 +300,8 @@ def setup(long):
 def debug(long):
     """On the debug kernel: all, or a way through each file of the module."""
     if long:
-        return ["tests/vm/suite", "--kmemleak"] + suite()[1:]
+        return ["tests/vm/suite", "--kmemleak"] + suite()[1:] + [
+            "measure-locks.py"]
     return ["tests/vm/suite", "--kmemleak",
             "target-write.py=65536.*over_qcow2,snapshots:_4096,zero_clusters,"
             "limit,flush",
@@ -308,7 +309,7 @@ def debug(long):
             "target-jobs.py=active.*512.*into.*65536,populate.*131072.*4096,grow.*4096",
             "target-compressed.py=neighbours",
             "target-by-hand.sh=suspend,error_if,failed_metadata",
-            "setup-open.sh=open_write"]
+            "setup-open.sh=open_write", "measure-locks.py"]
 
 
 def only_long(root):
