@@ -370,7 +370,7 @@ def jobs_of_check(long):
             minutes(long, 40)),
         Job("differential", ["tests/differential/run", "--log", "@CONSOLE@",
                              "--vm=--quiet-console", "--vm=--timeout",
-                             "--vm=14400", "--seeds", "200" if long else "16"],
+                             "--vm=14400", "--seeds", "400" if long else "16"],
             root, True, minutes(long, 40)),
         Job("hostile", ["tests/hostile/run"] +
             (["--random", "3000"] if long else
