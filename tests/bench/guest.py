@@ -62,7 +62,7 @@ FIRST = {
     "fuse": (stacks.fuse, 64 * KIB),
 }
 
-# By the clock: what PEERS of a device are, and the floor below them
+# By the clock: what the peers of a device are, and the floor below them
 CLOCK = ("dm-linear", "dm-qcow2", "dm-thin", "dm-linear on loop",
          "dm-qcow2 on loop", "qemu-nbd", "vduse")
 
