@@ -118,7 +118,7 @@ static int dispatch(struct qc_target *t, unsigned int argc, char **argv,
 	/* The rest changes the top image. */
 	if (!t->top)
 		return -EINVAL;
-	if (!t->writable || !qc_image_writable(t->top))
+	if (!qc_may_write(t))
 		return -EROFS;
 	if (!strcmp(word, "populate"))
 		return populate_message(t, argc - 1, argv + 1, result, maxlen);
