@@ -731,8 +731,9 @@ const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
 		return "has reserved bits set";
 	if (h->version == 2 && (entry & QCOW2_OFLAG_ZERO))
 		return "has the zero flag set in a version 2 image";
-	if (h->l2_entry_bytes == 16 && (entry & QCOW2_OFLAG_ZERO))
-		return "has the zero flag set, where subclusters have theirs";
+	/* Subclusters have flags of their own: QEMU takes no notice of this. */
+	if (h->l2_entry_bytes == 16)
+		entry &= ~QCOW2_OFLAG_ZERO;
 	if (qcow2_external(h))
 		return external_check(entry, guest);
 	if (!offset)
@@ -745,8 +746,9 @@ const char *qcow2_l2_entry_check(const struct qcow2_header *h, __u64 entry,
 
 const char *qcow2_l2_bitmap_check(__u64 entry, __u64 bitmap)
 {
+	/* Reserved then; QEMU takes no notice of what is there. */
 	if (entry & QCOW2_OFLAG_COMPRESSED)
-		return bitmap ? "is compressed but has subclusters" : (void *)0;
+		return (void *)0;
 	if (bitmap & (bitmap >> QCOW2_BITMAP_ZERO_SHIFT))
 		return "has subclusters that are both allocated and zero";
 	if ((bitmap & QCOW2_BITMAP_ALLOC) && !(entry & QCOW2_HOST_MASK))

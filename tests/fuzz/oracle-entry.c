@@ -107,12 +107,14 @@ static int standard_right(const struct qcow2_header *h, __u64 entry,
 			  __u64 guest, __u64 bytes)
 {
 	__u64 offset = bits(entry, 9, 55);
-	int has_zero = h->version == 3 && h->l2_entry_bytes == 8;
 
 	if (bits(entry, 1, 8) || bits(entry, 56, 61))
 		return 0;
-	if ((entry & ZERO) && !has_zero)
+	if ((entry & ZERO) && h->version == 2)
 		return 0;
+	/* What the flag says of ordinary entries it does not of extended ones. */
+	if (h->l2_entry_bytes == 16 && (entry & ZERO))
+		return standard_right(h, entry - ZERO, guest, bytes);
 	if (is_external(h))
 		return external_right(entry, guest);
 	if (!offset)
@@ -169,7 +171,7 @@ static int bitmap_right(__u64 entry, __u64 bitmap)
 	unsigned int sub;
 
 	if (entry & COMPRESSED)
-		return !bitmap;
+		return 1;
 	for (sub = 0; sub < 32; sub++) {
 		if (allocated(bitmap, sub) &&
 		    (zero(bitmap, sub) || !is_allocated(entry)))

@@ -790,14 +790,16 @@ static void test_subclusters(void **state)
 	assert_int_equal(h.l2_entry_bytes, 16);
 	assert_int_equal(h.l2_bits, 12);
 	assert_int_equal(h.sub_bits, 11);
-	assert_non_null(qcow2_l2_entry_check(&h, 0x20001, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 0x20001, 0, MIB));
+	assert_null(qcow2_l2_entry_check(&h, 1, 0, MIB));
+	assert_non_null(qcow2_l2_entry_check(&h, QCOW2_OFLAG_COPIED | 1, 0, MIB));
 	assert_null(qcow2_l2_entry_check(&h, owned, 0, MIB));
 	assert_null(qcow2_l2_bitmap_check(owned, 0xffff0000ULL << 32 | 0xffff));
 	assert_non_null(qcow2_l2_bitmap_check(owned, 1ULL << 32 | 1));
 	assert_null(qcow2_l2_bitmap_check(0, 0xffffffffULL << 32));
 	assert_non_null(qcow2_l2_bitmap_check(0, 1));
 	assert_null(qcow2_l2_bitmap_check(PACKED(54, 0, 0x20000), 0));
-	assert_non_null(qcow2_l2_bitmap_check(PACKED(54, 0, 0x20000), 1));
+	assert_null(qcow2_l2_bitmap_check(PACKED(54, 0, 0x20000), ~0ULL));
 	assert_int_equal(qcow2_sub_kind(owned, 2, 1), QCOW2_NORMAL);
 	assert_int_equal(qcow2_sub_kind(owned, 2, 2), QCOW2_UNALLOCATED);
 	assert_int_equal(qcow2_sub_kind(0, 1ULL << 63, 31), QCOW2_ZERO_PLAIN);

@@ -420,10 +420,34 @@ ktap.case("the last one allocated and zero", bad_entry, lambda entry: entry,
           1 << 63 | 1 << 31, "both allocated")
 ktap.case("allocated without a cluster", bad_entry, lambda entry: 0, 1,
           "names no cluster")
-ktap.case("the zero flag of ordinary entries", bad_entry, lambda entry: 1, 0,
-          "zero flag")
-ktap.case("subclusters of a compressed cluster", bad_entry,
-          lambda entry: entry & ~COPIED | 1 << 62, 1, "compressed")
+
+
+@ktap.test
+def bits_that_mean_nothing():
+    """Bit 0 of an entry, and the bitmap of a compressed cluster."""
+    every = (1 << 32) - 1
+    create("image", MIB, cluster=64 * KIB)
+    fx.qemu_io("image", "write -P 1 0 100k", "write -c -P 2 128k 192k")
+    for at, flag, bitmap in ((64, 1, None), (512, 1, 0), (128, 0, 1 << 32 | 1),
+                             (192, 0, every), (256, 0, every << 32)):
+        where, entry = fx.entry_at("image", at * KIB)
+        fx.poke("image", where, "Q", entry | flag)
+        if bitmap is not None:
+            fx.poke("image", where + 8, "Q", bitmap)
+    fx.pad("image")
+    model = bytearray(fx.content("image"))
+    ktap.same_bytes(model[64 * KIB:320 * KIB], b"\1" * 36 * KIB +
+                    bytes(28 * KIB) + b"\2" * 192 * KIB, "what QEMU reads")
+    with fx.opened([("qcow2", "image")], MIB) as (test, dev):
+        compare(dev, model)
+        for at, length in ((96, 16), (516, 4), (130, 4), (192, 64)):
+            model[at * KIB:(at + length) * KIB] = b"\3" * length * KIB
+            dev.write(at * KIB, b"\3" * length * KIB)
+        dev.punch(256 * KIB, 64 * KIB)
+        model[256 * KIB:320 * KIB] = bytes(64 * KIB)
+        compare(dev, model)
+        ktap.equal(test.status()[0], "rw", "mode")
+    written("image", model)
 
 
 if __name__ == "__main__":

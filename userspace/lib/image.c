@@ -583,7 +583,7 @@ static bool entry_is_empty(const struct qcow2_header *h, const void *table,
 	if (h->l2_entry_bytes == 8)
 		return !be64_at(table, index);
 	return !(be64_at(table, 2 * index) &
-		 ~(QCOW2_OFLAG_COPIED | QCOW2_OFFSET_MASK)) &&
+		 ~(QCOW2_OFLAG_COPIED | QCOW2_OFFSET_MASK | QCOW2_OFLAG_ZERO)) &&
 		!be64_at(table, 2 * index + 1);
 }
 
