@@ -204,12 +204,12 @@ static int check_refcounts(const struct qcow2_header *h,
 static int check_snapshots(const struct qcow2_header *h,
 			   struct qcow2_fault *fault)
 {
-	if (!h->nb_snapshots)
-		return 0;
 	if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
 		return FAULT(fault, "nb_snapshots", FIELD(nb_snapshots),
 			     h->nb_snapshots, "must be 65536 or less");
-	if (!h->snapshots_offset || !cluster_aligned(h, h->snapshots_offset))
+	/* Without snapshots as well: QEMU opens no such image. */
+	if (!cluster_aligned(h, h->snapshots_offset) ||
+	    (h->nb_snapshots && !h->snapshots_offset))
 		return FAULT(fault, "snapshots_offset",
 			     FIELD(snapshots_offset), h->snapshots_offset,
 			     "must be a multiple of the cluster size, not 0");

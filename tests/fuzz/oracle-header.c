@@ -118,10 +118,8 @@ static void tables(const struct qcow2_header *h)
 	aligned(h, h->refcount_table_offset);
 	must(h->refcount_table_offset);
 	must(h->nb_snapshots <= 65536);
-	if (h->nb_snapshots) {
-		aligned(h, h->snapshots_offset);
-		must(h->snapshots_offset);
-	}
+	aligned(h, h->snapshots_offset);
+	must(h->snapshots_offset || !h->nb_snapshots);
 }
 
 static void backing(const struct qcow2_header *h)

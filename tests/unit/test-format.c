@@ -174,6 +174,7 @@ static const struct bad_field {
 	{ "refcount_table_offset", REFTABLE_OFFSET, 8, 0x10008 },
 	{ "nb_snapshots", NB_SNAPSHOTS, 4, 65537 },
 	{ "snapshots_offset", NB_SNAPSHOTS, 4, 1 },
+	{ "snapshots_offset", SNAPSHOTS_OFFSET, 8, 0x200 },
 };
 
 static void test_header_bad_fields(void **state)
