@@ -24,6 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import fixture as fx  # noqa: E402
 import stacks  # noqa: E402
+from fio import nanoseconds  # noqa: E402
 from fixture import KIB, MIB  # noqa: E402
 
 # Name, fio's rw, bytes of an I/O, I/Os in flight
@@ -73,25 +74,11 @@ def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-def fio(path, rw, size, depth, *more):
-    """Returns nanoseconds of an I/O."""
-    done = subprocess.run(
-        ["fio", "--name=bench", f"--filename={path}", f"--rw={rw}",
-         f"--bs={size}", "--direct=1", "--ioengine=libaio",
-         f"--iodepth={depth}", f"--size={stacks.SIZE}", "--group_reporting",
-         "--output-format=json", *more],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        check=True)
-    job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
-    if job["error"]:
-        raise RuntimeError(f"fio on {path}: error {job['error']}")
-    return 1e9 / max(job["read"]["iops"], job["write"]["iops"])
-
-
 def cost(path, rw, size, depth, quick):
     """Instructions of an I/O, as they are once all is warm."""
     def run(ios):
-        return fio(path, rw, size, depth, f"--io_size={ios * size}")
+        return nanoseconds(path, rw, size, depth, stacks.SIZE,
+                           f"--io_size={ios * size}")
 
     # fio counts milliseconds: enough I/Os that one of them says nothing
     first = run(64)
@@ -121,7 +108,8 @@ def first_writes(path, align):
         f.write(f"fio version 2 iolog\n{path} add\n{path} open\n")
         f.writelines(f"{path} write {n * align} 4096\n" for n in units)
         f.write(f"{path} close\n")
-    return fio(path, "randwrite", 4 * KIB, 32, f"--read_iolog={log}")
+    return nanoseconds(path, "randwrite", 4 * KIB, 32, stacks.SIZE,
+                       f"--read_iolog={log}")
 
 
 def first_costs():
@@ -165,8 +153,9 @@ def fsync_costs():
     for name in "dm-qcow2 on loop", "qemu-nbd":
         say(f"fsync a write: {name}")
         with FULL[name](True) as path:
-            out[name] = round(fio(path, "randwrite", 4 * KIB, 1, "--fsync=1",
-                                  f"--io_size={4 * MIB}"))
+            out[name] = round(nanoseconds(
+                path, "randwrite", 4 * KIB, 1, stacks.SIZE, "--fsync=1",
+                f"--io_size={4 * MIB}"))
     return out
 
 
@@ -177,8 +166,9 @@ def costs(quick):
 
 
 def rate(path, rw, size, depth, seconds, jobs=1):
-    return 1e9 / fio(path, rw, size, depth, "--time_based",
-                     f"--runtime={seconds}", f"--numjobs={jobs}")
+    return 1e9 / nanoseconds(path, rw, size, depth, stacks.SIZE,
+                             "--time_based", f"--runtime={seconds}",
+                             f"--numjobs={jobs}")
 
 
 def medians(rounds):
