@@ -622,7 +622,7 @@ static void load_unused(struct loops *unused, unsigned int kinds)
 	unsigned int i, kept = 0;
 
 	loops_load(unused, kinds);
-	/* Most hosts have no loop device that holds locks for another. */
+	/* A look at all devices takes long where they are many. */
 	if (!unused->count)
 		return;
 	devices_load(&devices);
