@@ -173,7 +173,7 @@ struct qc_image {
 	struct qc_writer *writer;	/* state_lock and event_lock */
 	u64 disk_size;			/* state_lock: h.size is ahead of it; or 0 */
 	bool zero_from_spent;		/* state_lock: counts only once */
-	bool packed;			/* a compressed cluster was met; no lock */
+	bool packed;			/* a slice had a compressed cluster; no lock */
 
 	/* metadata; see the lock table above */
 	struct mutex meta_lock;
