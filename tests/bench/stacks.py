@@ -292,8 +292,7 @@ def cached_disk():
     try:
         for key, value in (("size", DISK // MIB), ("memory_backed", 1),
                            ("cache_size", 64), ("power", 1)):
-            with open(f"{base}/{key}", "w") as f:
-                f.write(str(value))
+            blk.put(f"{base}/{key}", value)
         # Named by its number or, in newer kernels, as its directory
         yield "/dev/" + (set(os.listdir("/sys/block")) - before).pop()
     finally:

@@ -99,8 +99,7 @@ class Qcow2Device:
         cipher, key = luks.volume_key(luks.header_of(self.file(layer)),
                                       PASSPHRASE.encode())
         below = self.loops[layer.data_name() or layer.name].dev
-        with open(f"/sys/block/{below[5:]}/size") as f:
-            sectors = int(f.read())
+        sectors = blk.sectors(below)
         self.crypts[layer.name] = blk.Dm(f"{self.dm.name}-{layer.name}")
         self.crypts[layer.name].create(
             sectors, f"{cipher} {key.hex()} 0 {below} 0", read_only,
@@ -161,9 +160,8 @@ class NbdDevice:
         with open(self.pid_file) as f:
             self.pid = int(f.read())
         for _ in range(500):
-            with open(f"/sys/block/{self.node[5:]}/size") as f:
-                if int(f.read()):
-                    return self.node
+            if blk.sectors(self.node):
+                return self.node
             time.sleep(0.01)
         raise RuntimeError("qemu-nbd does not start")
 

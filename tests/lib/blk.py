@@ -40,9 +40,8 @@ class Loop:
             self._attach(backing, read_only)
         finally:
             os.close(backing)
-        with open(f"/sys/block/{self.dev[5:]}/loop/dio") as f:
-            if f.read().strip() != "1":
-                raise RuntimeError(f"{self.dev} has no direct I/O")
+        if get(f"/sys/block/{self.dev[5:]}/loop/dio").strip() != "1":
+            raise RuntimeError(f"{self.dev} has no direct I/O")
 
     def _attach(self, backing, read_only):
         flags = self.DIRECT_IO | (self.READ_ONLY if read_only else 0)
@@ -84,9 +83,8 @@ class Loop:
         path = f"/sys/block/{self.dev[5:]}/loop/backing_file"
         for _ in range(1000):
             try:
-                with open(path) as f:
-                    if f.read().strip() != os.path.realpath(self.path):
-                        return
+                if get(path).strip() != os.path.realpath(self.path):
+                    return
             except OSError:
                 return
             time.sleep(0.01)
@@ -326,13 +324,37 @@ def copy_sparse(source, target):
         os.truncate(dst.fileno(), length)
 
 
+def get(path):
+    """What the kernel says in a file"""
+    with open(path) as f:
+        return f.read()
+
+
+def put(path, value):
+    """Tells the kernel by a file."""
+    with open(path, "w") as f:
+        f.write(str(value))
+
+
+def sectors(path):
+    """Length of a device; path: /dev/NAME"""
+    return int(get(f"/sys/block/{os.path.basename(path)}/size"))
+
+
 def queue_limit(path, name):
     """A number of a device's queue; path: /dev/NAME"""
-    with open(f"/sys/block/{os.path.basename(path)}/queue/{name}") as f:
-        return int(f.read())
+    return int(get(f"/sys/block/{os.path.basename(path)}/queue/{name}"))
 
 
-def drop_caches():
-    """Runs every shrinker."""
-    with open("/proc/sys/vm/drop_caches", "w") as f:
-        f.write("2")
+def disk_stat(path):
+    """What has been done to a device so far; path: /dev/NAME"""
+    return [int(n) for n in
+            get(f"/sys/block/{os.path.basename(path)}/stat").split()]
+
+
+PAGES, OBJECTS = 1, 2
+
+
+def drop_caches(what=OBJECTS):
+    """OBJECTS: runs every shrinker."""
+    put("/proc/sys/vm/drop_caches", what)

@@ -275,6 +275,18 @@ def opened_over_crypt(size, block=0):
         chain.close()
 
 
+@contextlib.contextmanager
+def metadata_limit(kib):
+    """The module's, for all images together"""
+    path = "/sys/module/dm_qcow2/parameters/metadata_limit_kib"
+    old = blk.get(path)
+    blk.put(path, kib)
+    try:
+        yield
+    finally:
+        blk.put(path, old)
+
+
 _log_mark = [0]
 
 

@@ -29,24 +29,18 @@ NO_LOCKS = re.compile(r"rcu_|srcu|&mm->|&vma|vm_lock|ptlock|.*seqcount")
 LIMIT = 0.25
 
 
-def put(path, value):
-    with open(path, "w") as f:
-        f.write(value)
-
-
 def counts():
     """Times taken and times waited for, of each class of locks"""
     found = {}
-    with open(STAT) as f:
-        for line in f:
-            match = re.match(r"\s*(\S.*?):((?:\s+[\d.]+){12})\s*$", line)
-            if match and not NO_LOCKS.match(match[1]):
-                numbers = match[2].split()
-                # Each queue has classes of its own.
-                name = re.sub(r"#\d+", "", match[1])
-                taken, waited = found.get(name, (0, 0))
-                found[name] = (taken + int(numbers[7]),
-                               waited + int(numbers[1]))
+    for line in blk.get(STAT).splitlines():
+        match = re.match(r"\s*(\S.*?):((?:\s+[\d.]+){12})\s*$", line)
+        if match and not NO_LOCKS.match(match[1]):
+            numbers = match[2].split()
+            # Each queue has classes of its own.
+            name = re.sub(r"#\d+", "", match[1])
+            taken, waited = found.get(name, (0, 0))
+            found[name] = (taken + int(numbers[7]),
+                           waited + int(numbers[1]))
     return found
 
 
@@ -59,12 +53,12 @@ def fio(path, ios):
 
 def counted(path):
     fio(path, 500)
-    put(STAT, "0")
-    put(SWITCH, "1")
+    blk.put(STAT, "0")
+    blk.put(SWITCH, "1")
     try:
         fio(path, IOS)
     finally:
-        put(SWITCH, "0")
+        blk.put(SWITCH, "0")
     return counts()
 
 

@@ -22,7 +22,6 @@ import ktap  # noqa: E402
 from fixture import GIB, KIB, MIB  # noqa: E402
 
 TIB = 1 << 40
-LIMIT = "/sys/module/dm_qcow2/parameters/metadata_limit_kib"
 OVERLAYS = 1000
 BEYOND_LINEAR = 64      # KiB of a device
 OPENED = 64             # at once, as memory in use varies by some MiB
@@ -43,17 +42,16 @@ def xfs():
 
 
 def meminfo():
-    with open("/proc/meminfo") as f:
-        return {name: int(value.split()[0]) for name, value in
-                (line.split(":") for line in f)}
+    return {name: int(value.split()[0]) for name, value in
+            (line.split(":") for line in
+             blk.get("/proc/meminfo").splitlines())}
 
 
 def memory():
     """KiB in use, without what the kernel can do without"""
     os.sync()
     for _ in range(2):
-        with open("/proc/sys/vm/drop_caches", "w") as f:
-            f.write("1")
+        blk.drop_caches(blk.PAGES)
         time.sleep(0.5)
     found = meminfo()
     return found["MemTotal"] - found["MemFree"] - found["Cached"] - \
@@ -197,21 +195,7 @@ def a_chain_of_256_layers():
 
 def reads(loop):
     """I/Os read from a loop device so far"""
-    with open(f"/sys/block/{os.path.basename(loop.dev)}/stat") as f:
-        return int(f.read().split()[0])
-
-
-@contextlib.contextmanager
-def metadata_limit(kib):
-    with open(LIMIT) as f:
-        old = f.read()
-    with open(LIMIT, "w") as f:
-        f.write(str(kib))
-    try:
-        yield
-    finally:
-        with open(LIMIT, "w") as f:
-            f.write(old)
+    return blk.disk_stat(loop.dev)[0]
 
 
 @ktap.test
@@ -222,7 +206,7 @@ def tables_of_ten_times_the_limit():
     ktap.check(size // (2 * MIB) * 4 >= 10 * limit, "not ten times the limit")
     rng = random.Random(5)
     places = [rng.randrange(size // 4096) * 4096 for _ in range(count)]
-    with metadata_limit(limit), \
+    with fx.metadata_limit(limit), \
             fx.opened([("qcow2", "large")], size) as (chain, dev):
         for at in places:
             dev.write(at, fx.pattern(f"{at >> 12}", 4096))

@@ -21,6 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "lib"), os.path.join(HERE, "..", "lib")]
 import fixture as fx  # noqa: E402
 import ktap  # noqa: E402
+from blk import disk_stat, get, put  # noqa: E402
 from fixture import KIB, MIB  # noqa: E402
 
 SIZE, OLD = 1024 * MIB, 48 * MIB
@@ -29,16 +30,6 @@ DEBUGFS = "/sys/kernel/debug"
 MANY = 1000000000
 NAME = "tight"
 WINDOW = 60     # seconds in which something must have been written and read
-
-
-def put(path, value):
-    with open(path, "w") as f:
-        f.write(str(value))
-
-
-def get(path):
-    with open(path) as f:
-        return f.read()
 
 
 def module_text():
@@ -172,8 +163,8 @@ def file_sum(path):
 
 def moved(disk):
     """KiB read and written so far"""
-    fields = get(f"/sys/block/{disk}/stat").split()
-    return int(fields[2]) // 2, int(fields[6]) // 2
+    fields = disk_stat(disk)
+    return fields[2] // 2, fields[6] // 2
 
 
 def watch(disk, fios, memory_hog):

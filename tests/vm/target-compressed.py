@@ -414,25 +414,17 @@ def an_unknown_compression_type():
 def the_cache_stays_within_the_limit():
     size = 6 * MIB
     want = packed("image", size, cluster_size=MIB)
-    path = "/sys/module/dm_qcow2/parameters/metadata_limit_kib"
-    with open(path) as f:
-        limit = f.read()
     layers = [("qcow2", "image")]
     with fx.opened(layers, size, read_only=True) as (test, dev):
-        try:
-            compare(dev, want)
-            used = int(test.status()[4].split("/")[0])
-            ktap.check(used > 5 * KIB, f"{used} KiB used: nothing is cached")
-            with open(path, "w") as f:
-                f.write("2048")
+        compare(dev, want)
+        used = int(test.status()[4].split("/")[0])
+        ktap.check(used > 5 * KIB, f"{used} KiB used: nothing is cached")
+        with fx.metadata_limit(2048):
             compare(dev, want)
             used = int(test.status()[4].split("/")[0])
             # two clusters stay, and what it takes to decompress another
             ktap.check(used < 3 * (KIB + 100),
                        f"{used} KiB used with a limit of 2048")
-        finally:
-            with open(path, "w") as f:
-                f.write(limit)
         blk.drop_caches()
         used = int(test.status()[4].split("/")[0])
         ktap.check(used < 512, f"{used} KiB used after shrinking")

@@ -70,8 +70,7 @@ class Encrypted:
     def crypt(self, image, below, read_only):
         cipher, key = luks.volume_key(luks.header_of(image),
                                       PASSPHRASE.encode())
-        with open(f"/sys/block/{below.dev[5:]}/size") as f:
-            sectors = int(f.read())
+        sectors = blk.sectors(below.dev)
         dm = blk.Dm(f"crypt{Encrypted.number}-{len(self.crypts)}")
         path = dm.create(sectors, f"{cipher} {key.hex()} 0 {below.dev} 0",
                          read_only, target="crypt")

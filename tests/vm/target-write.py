@@ -518,30 +518,22 @@ def a_read_only_table_writes_nothing():
 @ktap.test
 def shrinker_and_metadata_limit():
     """A small limit and dropped caches cost time, not correctness."""
-    path = "/sys/module/dm_qcow2/parameters/metadata_limit_kib"
-    with open(path) as f:
-        old = f.read()
     size = 16 * MIB
     fx.create("image", size, cluster_size=512)
     data = fx.pattern("limit", size)
-    try:
-        with open(path, "w") as f:
-            f.write("128")
-        with fx.opened([("qcow2", "image")], size,
-                       room=96 * MIB) as (chain, dev):
-            for at in range(0, size, MIB):
-                dev.write(at, data[at:at + MIB])
-                blk.drop_caches()
-            ktap.same_bytes(dev.read_all(), data, "device")
-            dev.flush()
+    with fx.metadata_limit(128), \
+            fx.opened([("qcow2", "image")], size,
+                      room=96 * MIB) as (chain, dev):
+        for at in range(0, size, MIB):
+            dev.write(at, data[at:at + MIB])
             blk.drop_caches()
-            used, limit = (int(v) for v in chain.status()[4].split("/"))
-            ktap.equal(limit, 128, "limit in status")
-            # what cannot be dropped (the L1 tables) comes on top
-            ktap.check(used <= 128 + 512, f"uses {used} KiB")
-    finally:
-        with open(path, "w") as f:
-            f.write(old)
+        ktap.same_bytes(dev.read_all(), data, "device")
+        dev.flush()
+        blk.drop_caches()
+        used, limit = (int(v) for v in chain.status()[4].split("/"))
+        ktap.equal(limit, 128, "limit in status")
+        # what cannot be dropped (the L1 tables) comes on top
+        ktap.check(used <= 128 + 512, f"uses {used} KiB")
     written_correctly([("qcow2", "image")], data)
 
 
