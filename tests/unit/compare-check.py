@@ -85,6 +85,33 @@ def check_of_a_corrupt_image():
     same_as_qemu(path, 0)
 
 
+def poke(path, offset, value):
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        f.write(value.to_bytes(4, "big"))
+
+
+@ktap.test
+def check_of_an_image_without_refcounts():
+    """No refcount table at all: QEMU makes one."""
+    path = create()
+    poke(path, 56, 0)
+    same_as_qemu(path, 2)
+    ktap.check(check_json(path, "--repair")["corruptions-fixed"], "repaired")
+    same_as_qemu(path, 0)
+
+
+@ktap.test
+def check_of_too_many_snapshots():
+    """QEMU drops those beyond the limit; what there is are empty ones here."""
+    path = create()
+    os.truncate(path, 16 * MIB)
+    poke(path, 60, 65537)
+    poke(path, 68, 8 * MIB)
+    out = check(path, code=1)
+    ktap.check("check -r all" in out, out)
+
+
 @ktap.test
 def check_of_an_overlay_without_its_base():
     path = create("-u", "-b", "nowhere", "-F", "qcow2")

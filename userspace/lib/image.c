@@ -204,7 +204,18 @@ void *image_extension(const struct image *image, uint32_t type,
 /* More than any header known, and a sector */
 #define HEADER_READ	512
 
-static int read_header(struct image *image)
+/* Of the refcounts and the snapshots, what QEMU repairs */
+static void overlook(uint8_t *start)
+{
+	struct qcow2_disk_header *d = (void *)start;
+
+	if (!d->refcount_table_clusters)
+		d->refcount_table_clusters = __cpu_to_be32(1);
+	if (__be32_to_cpu(d->nb_snapshots) > QCOW2_MAX_SNAPSHOTS)
+		d->nb_snapshots = 0;
+}
+
+static int read_header(struct image *image, bool damaged)
 {
 	uint8_t start[HEADER_READ];
 	struct qcow2_header *h = &image->header;
@@ -218,6 +229,8 @@ static int read_header(struct image *image)
 	if (!qcow2_probe(start, sizeof(start)))
 		return report_fail(EMEDIUMTYPE, "%s is not a qcow2 image.",
 				   image->path);
+	if (damaged)
+		overlook(start);
 	if (qcow2_header_decode(start, sizeof(start), h, &fault) < 0)
 		return image_fault(image, &fault);
 	image->size = h->size;
@@ -262,21 +275,33 @@ static int open_file(struct image *image)
 	return 0;
 }
 
-int image_open(const char *path, enum image_format format, struct image *image)
+static int open_as(const char *path, enum image_format format,
+		   struct image *image)
 {
-	int r;
-
 	memset(image, 0, sizeof(*image));
 	image->fd = -1;
 	image->path = absolute_path(path);
 	image->format = format == FORMAT_UNKNOWN ? FORMAT_QCOW2 : format;
-	r = open_file(image);
+	return open_file(image);
+}
+
+int image_open(const char *path, enum image_format format, struct image *image)
+{
+	int r = open_as(path, format, image);
+
 	if (r < 0)
 		return r;
 	if (image->format == FORMAT_QCOW2)
-		return read_header(image);
+		return read_header(image, false);
 	image->size = image->length;
 	return 0;
+}
+
+int image_open_damaged(const char *path, struct image *image)
+{
+	int r = open_as(path, FORMAT_QCOW2, image);
+
+	return r < 0 ? r : read_header(image, true);
 }
 
 int image_reopen(const struct image *image, int flags)

@@ -71,6 +71,19 @@ char *directory_of(const char *path);
 int image_open(const char *path, enum image_format format, struct image *image);
 
 /**
+ * image_open_damaged() - image_open() of a qcow2 image that is to be checked
+ * @path: file or block device
+ * @image: result; close it with image_close(), after errors as well
+ *
+ * What 'qemu-img check -r all' can repair is no error: a refcount table of no
+ * clusters, and more snapshots than there can be, which @image tells as one and
+ * as none.
+ *
+ * Return: 0 or an error, reported.
+ */
+int image_open_damaged(const char *path, struct image *image);
+
+/**
  * image_reopen() - open the file of an image again, for direct I/O
  * @image: what image_open() has filled
  * @flags: of open()
