@@ -48,6 +48,7 @@ def size_words(words):
 for title, words in {
         "absolute": [("8M", 8 * MIB), ("8M", 8 * MIB), ("1.5G", 3 * GIB // 2),
                      ("1T", 1024 * GIB), ("4096k", 4 * MIB),
+                     ("9m", 9 * MIB), ("1g", GIB), ("1024B", KIB),
                      ("4097K", 4097 * KIB), ("5000000", 5000192)],
         "relative": [("+1M", 5 * MIB), ("+1b", 5 * MIB + 512),
                      ("+0.5k", 5 * MIB + KIB), ("-1k", 5 * MIB),

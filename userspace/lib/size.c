@@ -4,6 +4,7 @@
  */
 #include "size.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,15 +22,15 @@ static int refuse(const char *word)
 			   word);
 }
 
-/* -1 where the suffix is none */
+/* -1 where the suffix is none; as by qemu-img, capital or not */
 static int shift_of(const char *suffix)
 {
-	static const char units[] = "bkMGTPE";
+	static const char units[] = "BKMGTPE";
 	const char *found;
 
 	if (!*suffix)
 		return 0;
-	found = strchr(units, *suffix == 'K' ? 'k' : *suffix);
+	found = strchr(units, toupper((unsigned char)*suffix));
 	return !found || suffix[1] ? -1 : 10 * (int)(found - units);
 }
 
