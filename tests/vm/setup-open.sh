@@ -256,6 +256,9 @@ test_formats_are_never_guessed()
 		--backing-format disk.raw=qcow2
 	qemu-img create -q -f qcow2 -u -b disk.raw -F vmdk top3.qcow2 8M
 	exits 4 "'vmdk' is not supported" qcow2setup open ./top3.qcow2 vm
+	qcow2setup open ./top3.qcow2 vm --backing-format disk.raw=raw
+	cmp -n 65536 evil.qcow2 /dev/mapper/vm
+	qcow2setup close vm
 }
 
 # poke FILE OFFSET BYTE...: overwrites bytes (octal)

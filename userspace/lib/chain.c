@@ -79,9 +79,11 @@ static int link_format(const struct image *image, const struct link *link,
 		return 0;
 	*format = format_of_name(recorded);
 	if (*format == FORMAT_UNKNOWN)
+		*format = given;
+	if (*format == FORMAT_UNKNOWN)
 		return report_fail(EOPNOTSUPP,
-				   "%s: backing format '%s' is not supported (qcow2 and raw are).",
-				   image->path, recorded);
+				   "%s: backing format '%s' is not supported (qcow2 and raw are). Where %s has one of these after all, give it with --backing-format '%s=FORMAT'.",
+				   image->path, recorded, path, path);
 	if (given != FORMAT_UNKNOWN && given != *format)
 		return report_fail(EINVAL,
 				   "%s records that its backing file %s is %s: it cannot be opened as %s.",
