@@ -271,6 +271,17 @@ int live_save(const struct live *live, uint64_t length)
 	return r;
 }
 
+/* What came of it, before anything relies on it */
+static int check_link(const struct image *image, const char *link)
+{
+	if (!strcmp(image->backing ? image->backing : "", link ? link : ""))
+		return 0;
+	return report_fail(EIO,
+			   "%s has the backing link '%s' now, and was to have '%s'.",
+			   image->path, image->backing ? image->backing : "",
+			   link ? link : "");
+}
+
 int live_relink(struct live *live, unsigned int index, const char *link,
 		enum image_format format)
 {
@@ -281,7 +292,9 @@ int live_relink(struct live *live, unsigned int index, const char *link,
 				    format_name(format));
 	else
 		r = relink_image(&live->chain.layers[index], link, format);
-	return r < 0 ? r : live_reread(live, index);
+	if (!r)
+		r = live_reread(live, index);
+	return r < 0 ? r : check_link(&live->chain.layers[index], link);
 }
 
 static int load_shorter(struct live *live, unsigned int first,

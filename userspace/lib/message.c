@@ -108,17 +108,17 @@ static int send_reported(const char *name, const char *message,
 }
 
 /*
- * A message is split at blanks; a backslash takes the meaning from what follows
- * (dm_split_args() in the kernel).
+ * A message is split at what isspace() is true of; a backslash takes the meaning
+ * from what follows (dm_split_args() in the kernel).  For the kernel 0xa0 is a
+ * blank as well (lib/ctype.c), which is a part of many characters of UTF-8: each
+ * byte gets its backslash.
  */
 static char *escape(const char *word)
 {
 	char *result = text("%s%s", word, word), *out = result;
 
 	for (; *word; word++) {
-		if (*word == ' ' || *word == '\\' || *word == '\t' ||
-		    *word == '\n')
-			*out++ = '\\';
+		*out++ = '\\';
 		*out++ = *word;
 	}
 	*out = '\0';
