@@ -220,6 +220,9 @@ static int check_group(struct group *group)
 	r = check_overlays(group);
 	if (!r)
 		r = freeze_check(group->swap.freeze);
+	for (i = 0; i < group->count && !r; i++)
+		r = swap_check_new(&group->swap, &group->snaps[i].device,
+				   group->snaps[i].overlay_path);
 	return r < 0 ? r : swap_check(&group->swap);
 }
 

@@ -194,6 +194,17 @@ test_refused()
 	exits 5 'open for writing as device vm' qcow2setup snapshot vm top.qcow2
 	exits 5 'a lower layer of device vm' qcow2setup snapshot vm base.qcow2
 	exits 4 'not active' qcow2setup snapshot other s.qcow2
+	mkfs.ext4 -q /dev/mapper/vm
+	mkdir mnt
+	mount /dev/mapper/vm mnt
+	qemu-img create -q -f qcow2 mnt/s.qcow2 -b "$PWD/top.qcow2" -F qcow2
+	exits 1 'is on device vm' qcow2setup snapshot vm mnt/new.qcow2
+	exits 1 'is on device vm' qcow2setup snapshot vm mnt/s.qcow2 --existing
+	exits 1 'is on device vm itself' qcow2setup copy vm mnt/new.qcow2
+	qemu-img create -q -f raw mnt/raw 4M
+	exits 1 'cannot stand on it' qcow2setup rebase vm -b mnt/raw -F raw
+	fails test -e mnt/new.qcow2
+	umount mnt
 	qcow2setup close vm
 	qcow2setup open ./top.qcow2 vm --read-only
 	exits 4 'read-only' qcow2setup snapshot vm s.qcow2

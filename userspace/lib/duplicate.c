@@ -21,6 +21,7 @@
 #include "newimage.h"
 #include "recover.h"
 #include "report.h"
+#include "stack.h"
 #include "state.h"
 #include "tally.h"
 #include "trim.h"
@@ -81,12 +82,27 @@ static int check(const struct duplicate *what)
 	return 0;
 }
 
+/* What is written to the device would be written to the copy, and so on. */
+static int check_place(const struct work *work)
+{
+	const struct live *live = work->what->live;
+
+	if (live->closed ||
+	    !stack_has(stack_place(work->path), live->device.dm.device))
+		return 0;
+	return report_fail(EINVAL,
+			   "%s is on device %s itself: put the copy elsewhere.",
+			   work->path, live->device.name);
+}
+
 static int find_place(struct work *work)
 {
 	struct image_id id;
 	int r;
 
 	r = new_image_path(work->what->word, &work->path);
+	if (!r)
+		r = check_place(work);
 	if (r < 0)
 		return r;
 	work->made = image_id_of_path(work->path, &id) && id.block ?

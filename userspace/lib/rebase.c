@@ -19,6 +19,7 @@
 #include "recover.h"
 #include "relink.h"
 #include "report.h"
+#include "stack.h"
 #include "state.h"
 #include "tally.h"
 #include "users.h"
@@ -65,9 +66,19 @@ static enum image_format format_of(const struct rebase *rebase)
 	return *rebase->link ? format_of_name(rebase->format) : FORMAT_UNKNOWN;
 }
 
+static int check_place(const struct live *live, const struct image *layer)
+{
+	if (live->closed ||
+	    !stack_has(stack_place(layer->path), live->device.dm.device))
+		return 0;
+	return report_fail(EINVAL, "%s is on device %s, which cannot stand on it.",
+			   layer->path, live->device.name);
+}
+
 static int check_fresh(const struct work *work)
 {
-	const struct image *top = &work->what->live->chain.layers[0];
+	const struct live *live = work->what->live;
+	const struct image *top = &live->chain.layers[0];
 	struct devices devices;
 	struct image_user user;
 	unsigned int i;
@@ -81,6 +92,8 @@ static int check_fresh(const struct work *work)
 			report_fail(ELOOP, "%s would be its own backing file.",
 				    top->path) :
 			image_check_usable(layer, false);
+		if (!r)
+			r = check_place(live, layer);
 		if (!r && devices_use(&devices, &layer->id,
 				      device_user_writes, &user))
 			r = device_refuse(layer->path, &user);

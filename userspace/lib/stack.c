@@ -10,7 +10,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
+#include "image.h"
 #include "report.h"
 
 /* A device is made of others, and these of others, no deeper than that. */
@@ -49,13 +51,23 @@ bool stack_has(dev_t device, dev_t part)
 	return has(device, part, 0);
 }
 
-/* The device that is read when a file is, or that a node stands for */
+dev_t stack_place(const char *path)
+{
+	struct stat st = { 0 };
+	char *directory;
+
+	if (stat(path, &st) == 0)
+		return S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	directory = directory_of(path);
+	if (stat(directory, &st) < 0)
+		st.st_dev = 0;
+	free(directory);
+	return st.st_dev;
+}
+
 static bool lies_on(const char *path, dev_t device)
 {
-	struct stat st;
-
-	return stat(path, &st) == 0 &&
-		stack_has(S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev, device);
+	return access(path, F_OK) == 0 && stack_has(stack_place(path), device);
 }
 
 static char *swap_on(dev_t device)

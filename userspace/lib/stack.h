@@ -16,6 +16,14 @@
 bool stack_has(dev_t device, dev_t part);
 
 /**
+ * stack_place() - the device of a file system, or that a node stands for
+ * @path: a file, which may have to be made yet, or a block device
+ *
+ * Return: its number; 0 where there is not even the directory.
+ */
+dev_t stack_place(const char *path);
+
+/**
  * stack_system_on() - does what every program needs lie on a device?
  * @device: the device
  *

@@ -62,6 +62,28 @@ static int check_image(const struct swap *swap, const struct device *user,
 	return 0;
 }
 
+int swap_check_new(const struct swap *swap, const struct device *user,
+		   const char *path)
+{
+	const struct image_id id = { .dev = stack_place(path) };
+	const char *mount = freeze_holds(swap->freeze, &id);
+	const struct device *device;
+	unsigned int i;
+
+	if (mount)
+		return report_fail(EINVAL,
+				   "%s cannot be frozen: device %s has to go on in %s, which is on it.",
+				   mount, user->name, path);
+	for (i = 0; i < swap->count; i++) {
+		device = swap->devices[i];
+		if (stack_has(id.dev, device->dm.device))
+			return report_fail(EINVAL,
+					   "%s is on device %s: device %s cannot go on in it, as its first I/O would wait for ever. Put it elsewhere.",
+					   path, device->name, user->name);
+	}
+	return 0;
+}
+
 /* Who edits must not need what stands still. */
 static int check_system(const struct device *device)
 {

@@ -46,6 +46,20 @@ struct swap {
 int swap_check(const struct swap *swap);
 
 /**
+ * swap_check_new() - can a device go on in an image?
+ * @swap: what is to be done
+ * @user: the device
+ * @path: the image, which may have to be made yet
+ *
+ * Not if it lies on a device that stands still, @user itself among them, or on a
+ * file system that is frozen: the new table reads it before anything is resumed.
+ *
+ * Return: 0 or an error, reported.
+ */
+int swap_check_new(const struct swap *swap, const struct device *user,
+		   const char *path);
+
+/**
  * swap_run() - make the loaded tables active
  * @swap: what is to be done
  *
