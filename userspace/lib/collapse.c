@@ -59,13 +59,11 @@ static struct merge lower_merge(const struct collapse *collapse)
 
 static int check_active(const struct collapse *collapse)
 {
-	const struct image *top = layer_of(collapse, 0);
+	int r = merge_check_backing(layer_of(collapse, 0));
 
-	if (!top->header.nb_snapshots)
-		return 0;
-	return report_fail(EOPNOTSUPP,
-			   "%s has internal snapshots, whose contents come from its backing file, too: it must keep that.",
-			   top->path);
+	if (r < 0 || !collapse->up || !collapse->remove || collapse->force)
+		return r;
+	return merge_check_lost(layer_of(collapse, 1), collapse->last);
 }
 
 /* Committed, all images of the range change or go; pulled, those that go. */

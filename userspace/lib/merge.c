@@ -57,24 +57,44 @@ static char *new_link(const struct merge *merge, unsigned int index)
 		live_link(merge->live, index, to) : NULL;
 }
 
-static int check_snapshots(const struct merge *merge)
+static bool has_snapshots(const struct image *image)
 {
-	unsigned int i, end = merge->up ? merge->first + 1 : merge->last;
+	return image->format == FORMAT_QCOW2 && image->header.nb_snapshots;
+}
 
-	for (i = merge->first; i < end; i++) {
-		if (layer_of(merge, i)->format != FORMAT_QCOW2 ||
-		    !layer_of(merge, i)->header.nb_snapshots)
-			continue;
-		if (merge->up)
-			return report_fail(EOPNOTSUPP,
-					   "%s has internal snapshots, whose contents come from its backing file, too: it must keep that.",
-					   layer_of(merge, i)->path);
-		if (!merge->force)
+int merge_check_backing(const struct image *image)
+{
+	if (!has_snapshots(image))
+		return 0;
+	return report_fail(EOPNOTSUPP,
+			   "%s has internal snapshots, whose contents come from its backing file, too: it must keep that.",
+			   image->path);
+}
+
+int merge_check_lost(const struct image *images, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		if (has_snapshots(&images[i]))
 			return report_fail(EOPNOTSUPP,
 					   "%s has internal snapshots, which would lose their contents: delete them, or use --force.",
-					   layer_of(merge, i)->path);
+					   images[i].path);
 	}
 	return 0;
+}
+
+static int check_snapshots(const struct merge *merge)
+{
+	unsigned int count = merge->last - merge->first;
+	int r = merge->up ? merge_check_backing(layer_of(merge, merge->first)) :
+		0;
+
+	/* Merged up and kept, the others go on reading right. */
+	if (r < 0 || merge->force || (merge->up && !merge->remove))
+		return r;
+	return merge_check_lost(layer_of(merge, merge->first + merge->up),
+				count);
 }
 
 /* Whose contents change, or who goes? */

@@ -44,6 +44,22 @@ struct merge {
 	uint64_t zeroes;
 };
 
+/**
+ * merge_check_backing() - may an image lose its backing file?
+ *
+ * Return: 0; or an error, reported: it has internal snapshots.
+ */
+int merge_check_backing(const struct image *image);
+
+/**
+ * merge_check_lost() - may images stop to read right, or go?
+ * @images: images of a chain, one below the other
+ * @count: of @images
+ *
+ * Return: 0; or an error, reported: one of them has internal snapshots.
+ */
+int merge_check_lost(const struct image *images, unsigned int count);
+
 /** merge_dest() - index of the layer that is written */
 unsigned int merge_dest(const struct merge *merge);
 
