@@ -163,8 +163,9 @@ static void job_is_cut_off(bool ends)
 	if (!fork()) {
 		assert_int_equal(job_begin(subject, "commit", &options), 0);
 		plan = plan_of("./mid");
-		assert_int_equal(finish_note(layers_of("./top", 2),
-					     layers_of("./mid", 1), NULL, plan),
+		assert_int_equal(job_note_lasting(finish_notes(layers_of("./top", 2),
+							       layers_of("./mid", 1),
+							       NULL, plan)),
 				 0);
 		_exit(ends ? -job_end(-EIO) : EIO);
 	}

@@ -66,16 +66,23 @@ static int check_active(const struct collapse *collapse)
 	return merge_check_lost(layer_of(collapse, 1), collapse->last);
 }
 
-/* Committed, all images of the range change or go; pulled, those that go. */
-static int check_users(const struct collapse *collapse)
+static struct users users_of(const struct collapse *collapse)
 {
-	const struct users users = {
+	struct users users = {
 		.chain = &collapse->live->chain,
 		.left = collapse->live->left,
 		.search = collapse->search,
 		.nsearch = collapse->nsearch,
 		.force = collapse->force,
 	};
+
+	return users;
+}
+
+/* Committed, all images of the range change or go; pulled, those that go. */
+static int check_users(const struct collapse *collapse)
+{
+	const struct users users = users_of(collapse);
 	const struct image **victims = NULL;
 	unsigned int i, count = 0;
 	int r = 0;
@@ -180,15 +187,15 @@ static int run(const struct collapse *collapse, struct merge *merge)
 		commit_active(collapse, merge);
 }
 
-static int note_result(const struct collapse *collapse,
-		       struct json_object *plan)
+static struct json_object *notes_of(const struct collapse *collapse,
+				    struct json_object *plan)
 {
 	struct json_object *result = layers_json(&collapse->live->chain);
 	struct json_object *gone;
 
 	gone = layers_json_take(result, collapse->first + collapse->up,
 				collapse->last - collapse->first);
-	return finish_note(result, gone, collapse->live->left, plan);
+	return finish_notes(result, gone, collapse->live->left, plan);
 }
 
 /* What this command had merged already when it was killed goes the same way. */
@@ -212,6 +219,8 @@ static void add_left(const struct collapse *collapse, struct json_object *plan)
 static int run_job(const struct collapse *collapse, struct merge *merge,
 		   struct json_object *plan)
 {
+	const struct users users = users_of(collapse);
+	struct json_object *notes;
 	int r;
 
 	r = job_begin(collapse->live->subject, collapse->operation,
@@ -220,15 +229,17 @@ static int run_job(const struct collapse *collapse, struct merge *merge,
 		json_object_put(plan);
 		return r;
 	}
-	r = note_result(collapse, plan);
+	notes = notes_of(collapse, plan);
+	r = job_note_lasting(json_object_get(notes));
 	if (!r)
 		r = run(collapse, merge);
 	if (!r) {
-		fate_delete(plan);
+		finish_delete(notes, &users);
 		fate_tell(plan, collapse->json);
 	} else {
 		json_object_put(plan);
 	}
+	json_object_put(notes);
 	return job_end(r);
 }
 

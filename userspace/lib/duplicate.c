@@ -422,8 +422,9 @@ static int note_result(const struct work *work)
 	new.layers[0] = work->image;
 	memcpy(new.layers + 1, old->layers + depth(work->what),
 	       below * sizeof(*new.layers));
-	r = finish_note(layers_json(&new), json_object_new_array(), NULL,
-			work->plan);
+	r = job_note_lasting(finish_notes(layers_json(&new),
+					  json_object_new_array(), NULL,
+					  work->plan));
 	free(new.layers);
 	return r;
 }

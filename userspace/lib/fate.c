@@ -176,14 +176,25 @@ void fate_delete_file(const char *path)
 	free(file);
 }
 
-void fate_delete(struct json_object *plan)
+static void take(struct json_object *plan, enum fate fate, const char *path)
 {
-	struct json_object *list = list_of(plan, FATE_DELETED);
-	size_t i;
+	struct json_object *list = list_of(plan, fate), *image;
+	size_t i = json_object_array_length(list);
 
-	for (i = 0; i < json_object_array_length(list); i++)
-		fate_delete_file(json_object_get_string(json_object_array_get_idx(list,
-										  i)));
+	while (i--) {
+		image = json_object_array_get_idx(list, i);
+		if (!strcmp(json_object_get_string(image), path))
+			json_object_array_del_idx(list, i, 1);
+	}
+}
+
+void fate_change(struct json_object *plan, enum fate from, enum fate to,
+		 const char *path, const char *data)
+{
+	take(plan, from, path);
+	if (data)
+		take(plan, from, data);
+	fate_add_pair(plan, to, path, data);
 }
 
 void fate_tell(struct json_object *plan, bool json)

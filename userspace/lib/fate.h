@@ -67,8 +67,9 @@ bool fate_is(struct json_object *plan, enum fate fate, const char *path);
  */
 void fate_delete_file(const char *path);
 
-/** fate_delete() - delete the files that are to go */
-void fate_delete(struct json_object *plan);
+/** fate_change() - an image, and perhaps its data file, has another fate after all */
+void fate_change(struct json_object *plan, enum fate from, enum fate to,
+		 const char *path, const char *data);
 
 /** fate_tell() - print what became of the images; puts it */
 void fate_tell(struct json_object *plan, bool json);

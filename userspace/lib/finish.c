@@ -25,17 +25,19 @@ static struct json_object *member(struct json_object *object, const char *key)
 	return value;
 }
 
-int finish_note(struct json_object *chain, struct json_object *gone,
-		struct json_object *left, struct json_object *plan)
+struct json_object *finish_notes(struct json_object *chain,
+				 struct json_object *gone,
+				 struct json_object *left,
+				 struct json_object *plan)
 {
-	struct json_object *note = json_object_new_object();
+	struct json_object *notes = json_object_new_object();
 
-	json_object_object_add(note, "chain", chain);
-	json_object_object_add(note, "gone", gone);
+	json_object_object_add(notes, "chain", chain);
+	json_object_object_add(notes, "gone", gone);
 	if (left)
-		json_object_object_add(note, "left", json_object_get(left));
-	json_object_object_add(note, "plan", json_object_get(plan));
-	return job_note_lasting(note);
+		json_object_object_add(notes, "left", json_object_get(left));
+	json_object_object_add(notes, "plan", json_object_get(plan));
+	return notes;
 }
 
 /* Is the chain what the job was to make of it? */
@@ -62,12 +64,22 @@ static bool is_to_go(struct json_object *notes, const char *path)
 	return path && fate_is(member(notes, "plan"), FATE_DELETED, path);
 }
 
-static void delete_unused(struct json_object *notes, const struct chain *chain,
+/* Merged up, it reads as before. */
+static enum fate fate_of_kept(struct json_object *plan)
+{
+	struct json_object *relinked = member(plan, "relinked");
+	const char *up = relinked ? json_string(relinked, "image") : NULL;
+
+	return up && fate_is(plan, FATE_WRITTEN, up) ? FATE_UNNEEDED :
+		FATE_INVALID;
+}
+
+static void delete_unused(struct json_object *notes, const struct users *users,
 			  struct json_object *layer)
 {
 	const char *path = json_string(layer, "path");
 	const char *data = json_string(layer, "data-file");
-	const struct users users = { .chain = chain, .halves = true };
+	struct json_object *plan = member(notes, "plan");
 	const struct image *victim;
 	struct image image;
 	int r;
@@ -78,10 +90,12 @@ static void delete_unused(struct json_object *notes, const struct chain *chain,
 		       &image);
 	victim = &image;
 	if (!r)
-		r = users_check(&users, &victim, 1);
+		r = users_check(users, &victim, 1);
 	image_close(&image);
 	if (r < 0) {
 		report_warn("%s, which was to be deleted, is kept.", path);
+		fate_change(plan, FATE_DELETED, fate_of_kept(plan), path,
+			    is_to_go(notes, data) ? data : NULL);
 		return;
 	}
 	/* As fate_add_pair() has it: the image is how the next one finds both. */
@@ -92,7 +106,7 @@ static void delete_unused(struct json_object *notes, const struct chain *chain,
 
 /* The highest one first, since it stands on the next. */
 static void delete_all(struct json_object *notes, struct json_object *layers,
-		       const struct chain *chain)
+		       const struct users *users)
 {
 	struct json_object *layer;
 	size_t i;
@@ -100,14 +114,24 @@ static void delete_all(struct json_object *notes, struct json_object *layers,
 	for (i = 0; layers && i < json_object_array_length(layers); i++) {
 		layer = json_object_array_get_idx(layers, i);
 		if (is_to_go(notes, json_string(layer, "path")))
-			delete_unused(notes, chain, layer);
+			delete_unused(notes, users, layer);
 	}
+}
+
+void finish_delete(struct json_object *notes, const struct users *users)
+{
+	struct users halves = *users;
+
+	halves.halves = true;
+	delete_all(notes, member(notes, "gone"), &halves);
+	delete_all(notes, member(notes, "left"), &halves);
 }
 
 static bool visit_dead(const struct job_record *record, void *data)
 {
 	struct json_object *notes = leftover_notes(record);
 	struct chain chain = { 0 };
+	const struct users users = { .chain = &chain };
 	bool muted = report_muted();
 	int r;
 
@@ -119,8 +143,7 @@ static bool visit_dead(const struct job_record *record, void *data)
 	r = look_open(record->subject, NULL, true, &chain);
 	report_mute(muted);
 	if (!r && is_result(notes, &chain)) {
-		delete_all(notes, member(notes, "gone"), &chain);
-		delete_all(notes, member(notes, "left"), &chain);
+		finish_delete(notes, &users);
 		json_set_bool(notes, "finished", true);
 		job_state_save(record->name, record->json);
 		/* The inodes of what was deleted may be those of others soon. */

@@ -19,18 +19,31 @@
 #include <stdbool.h>
 
 struct live;
+struct users;
 
 /**
- * finish_note() - note what the running job is to come to
+ * finish_notes() - what a job is to come to, for job_note_lasting()
  * @chain: the chain to be, of layers_json(); is taken over
  * @gone: layers that are not part of it; is taken over
  * @left: of leftover_layers(), or NULL; stays the caller's
  * @plan: what becomes of the images; stays the caller's
  *
- * Return: 0 or an error, reported.
+ * Return: the notes, to be put.
  */
-int finish_note(struct json_object *chain, struct json_object *gone,
-		struct json_object *left, struct json_object *plan);
+struct json_object *finish_notes(struct json_object *chain,
+				 struct json_object *gone,
+				 struct json_object *left,
+				 struct json_object *plan);
+
+/**
+ * finish_delete() - delete the files that a job was to delete
+ * @notes: of the job
+ * @users: where to look for users; the chain is what the job has made
+ *
+ * Not what stands elsewhere by now, or has users: somebody may have built on it while
+ * the job ran.  That is warned of, and the plan in @notes says so.
+ */
+void finish_delete(struct json_object *notes, const struct users *users);
 
 /**
  * finish_dead() - delete the files that dead jobs were to delete

@@ -346,10 +346,16 @@ static int check_overlays(struct check *check)
 
 static int judge(const struct check *check)
 {
+	const struct users *users = check->users;
+
+	/* What was named is said by then. */
+	if (users->halves && (check->found ||
+			      (check->overlays && !users->force)))
+		return -EBUSY;
 	if (check->found)
 		return report_fail(EBUSY,
 				   "Images that would be changed are in use: nothing was done.");
-	if (check->overlays && !check->users->force)
+	if (check->overlays && !users->force)
 		return report_fail(EBUSY,
 				   "Other overlays would not read right any more: nothing was done. --force does it all the same.");
 	return 0;

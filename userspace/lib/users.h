@@ -21,7 +21,8 @@
  *	those of the images of @chain
  * @nsearch: of @search
  * @force: overlays that were found are named, but do not stop it
- * @halves: images are to be deleted, and have lost their external data files perhaps
+ * @halves: images are deleted at the end of a job, and have lost their external data
+ *	files perhaps; that they stay is said by the caller
  */
 struct users {
 	const struct chain *chain;
