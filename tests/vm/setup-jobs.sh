@@ -71,6 +71,43 @@ test_cancel()
 	finish
 }
 
+# has_layers LAYER...
+has_layers()
+{
+	[ "$(layers vm)" = "$*" ]
+}
+
+# The lower layers are merged first: then it can be stopped, and taken up, again.
+test_second_stage()
+{
+	chain
+	qemu-io -f raw -c 'write -P 1 0 16M' /dev/mapper/vm >/dev/null
+	qcow2setup commit vm --base base --delete --bandwidth 4M --detach
+	wait_for 60 has_layers active base
+	sleep 1
+	exits 0 'run the command again' qcow2setup cancel vm
+	equal "$(layers vm)" "active base" "layers"
+	equal "$(state)" "vm cancelled" "jobs"
+	qcow2setup commit vm --base base --delete --bandwidth 4M --detach
+	qcow2setup wait vm >out 2>&1
+	grep -q '^deleted: .*/sn1$' out
+	grep -q '^deleted: .*/active$' out
+	fails test -e sn1
+	fails test -e active
+	equal "$(layers vm)" "base" "layers"
+	equal "$(state)" "" "jobs"
+	finish
+}
+
+test_not_root()
+{
+	qcow2setup list
+	exits 2 'Permission denied' setpriv --reuid=65534 --clear-groups \
+		"$(command -v qcow2setup)" jobs
+	exits 2 'Permission denied' setpriv --reuid=65534 --clear-groups \
+		"$(command -v qcow2setup)" wait vm
+}
+
 test_events()
 {
 	chain

@@ -145,6 +145,47 @@ test_delete()
 	all_gone
 }
 
+# What somebody builds on while the job runs is not deleted.
+test_delete_used_meanwhile()
+{
+	chain plain
+	contents active qcow2 >sum
+	contents sn2 qcow2 >sum2
+	qcow2setup open ./active vm
+	qcow2setup delete vm sn2 --bandwidth 2M --detach
+	qcow2setup create ./other -b sn2 -F qcow2
+	qcow2setup wait vm >out 2>&1
+	grep -q 'sn2, which was to be deleted, is kept' out
+	grep -q '^not needed any more: .*/sn2$' out
+	fails grep '^deleted' out
+	equal "$(layers vm)" "active sn3 sn1 base" "layers"
+	equal "$(contents other qcow2)" "$(<sum2)" "the other overlay"
+	rm other sn2
+	qcow2setup close vm
+	equal "$(contents active qcow2)" "$(<sum)" "contents"
+	all_gone
+}
+
+# The kernel splits messages at a byte that is in the middle of characters.
+test_names()
+{
+	local base
+
+	for base in 'base.追加' 'base voilà' "base'\"\\ ,=:%" $'base\r\n\t\v'; do
+		qemu-img create -q -f qcow2 "./$base" 4M
+		qemu-io -c "write -P 1 0 64k" "./$base" >/dev/null
+		qemu-img create -q -f qcow2 mid -b "./$base" -F qcow2
+		qemu-io -c "write -P 2 64k 64k" mid >/dev/null
+		qemu-img create -q -f qcow2 top -b mid -F qcow2
+		contents top qcow2 >sum
+		qcow2setup open ./top vm
+		qcow2setup delete vm mid
+		qcow2setup close vm
+		equal "$(contents top qcow2)" "$(<sum)" "contents over $base"
+		rm -- top "$base"
+	done
+}
+
 # A snapshot's contents come from the backing file as well.
 test_internal_snapshots()
 {
@@ -157,6 +198,10 @@ test_internal_snapshots()
 	exits 4 'internal snapshots' qcow2setup commit vm --top sn2 --base base
 	exits 4 'internal snapshots' qcow2setup flatten vm
 	exits 4 'internal snapshots' qcow2setup commit vm
+	exits 4 'would lose their contents' qcow2setup delete vm sn2
+	exits 4 'would lose their contents' \
+		qcow2setup pull vm --into sn3 --base sn1 --delete
+	qcow2setup delete vm sn2 --force --dry-run
 	qcow2setup commit vm --top sn3 --base sn2
 	equal "$(layers vm)" "active sn2 sn1 base" "layers"
 	qcow2setup close vm

@@ -157,6 +157,8 @@ static int commit_active(const struct collapse *collapse, struct merge *lower)
 	tally_expect(collapse->live->device.sectors * 512);
 	if (collapse->last > 1)
 		r = merge_run(lower);
+	if (!r)
+		job_stage();
 	return r < 0 ? r : active_commit(collapse->live, collapse->remove);
 }
 
@@ -215,11 +217,21 @@ static void add_left(const struct collapse *collapse, struct json_object *plan)
 	}
 }
 
+/* Layers are merged already, and do not read right any more, by this job or before. */
+static void keep_started(const struct collapse *collapse, unsigned int count)
+{
+	if (collapse->live->chain.count == count && !collapse->live->left)
+		return;
+	job_keep();
+	report_warn("Some layers are merged, and not part of the chain any more: run the command again to finish.");
+}
+
 /* The result is told before the job is over: who waits for it reads that. */
 static int run_job(const struct collapse *collapse, struct merge *merge,
 		   struct json_object *plan)
 {
 	const struct users users = users_of(collapse);
+	unsigned int count = collapse->live->chain.count;
 	struct json_object *notes;
 	int r;
 
@@ -237,6 +249,7 @@ static int run_job(const struct collapse *collapse, struct merge *merge,
 		finish_delete(notes, &users);
 		fate_tell(plan, collapse->json);
 	} else {
+		keep_started(collapse, count);
 		json_object_put(plan);
 	}
 	json_object_put(notes);

@@ -34,6 +34,7 @@
  * @name: of the job
  * @bandwidth: bytes a second, 0 without limit
  * @detached: nobody is there to look
+ * @keep: the notes outlast the job
  * @progress: shown to the user
  * @recorded: when the record was written last
  * @next: when the next byte may be copied, by @bandwidth
@@ -44,6 +45,7 @@ struct job {
 	char *name;
 	uint64_t bandwidth;
 	bool detached;
+	bool keep;
 	struct progress progress;
 	double recorded;
 	double next;
@@ -444,6 +446,16 @@ void job_finishing(void)
 	cancel_ignored = true;
 }
 
+void job_stage(void)
+{
+	cancel_ignored = false;
+}
+
+void job_keep(void)
+{
+	job.keep = true;
+}
+
 static const char *state_of(int result)
 {
 	if (!result)
@@ -464,11 +476,13 @@ int job_end(int result)
 	json_set_string(job.record, "state", state);
 	json_object_object_add(job.record, "result",
 			       json_object_new_int(result));
-	json_object_object_del(job.record, JOB_NOTES);
+	if (!job.keep)
+		json_object_object_del(job.record, JOB_NOTES);
 	/* Who waits reads the record; in the foreground the user knows. */
 	write_record();
-	job_lasting_remove(job.name);
-	if (!job.detached && !job_is_wanted(job.name))
+	if (!job.keep)
+		job_lasting_remove(job.name);
+	if (!job.keep && !job.detached && !job_is_wanted(job.name))
 		job_state_remove(job.name);
 	release_signals();
 	drop_job();

@@ -127,6 +127,18 @@ bool job_cancelled(void);
 void job_finishing(void);
 
 /**
+ * job_stage() - a part is finished, and the chain is valid: it can be stopped again
+ */
+void job_stage(void);
+
+/**
+ * job_keep() - the job fails, and has changed the chain: keep what it has noted
+ *
+ * So that the same command finishes it, as that of a job that was killed.
+ */
+void job_keep(void);
+
+/**
  * job_end() - the job is over, well or not
  * @result: 0 or a negative errno, -ECANCELED for a job that was stopped
  *

@@ -107,7 +107,9 @@ static int result_of(const struct job_record *record)
 	/* In the foreground it told the user itself. */
 	if (r < 0 && !record->kept)
 		report_fail(-r, "Job %s: %s.", record->name, record->state);
-	job_forget(record);
+	/* Else the next such command takes up what it noted. */
+	if (!job_notes(record))
+		job_forget(record);
 	return r;
 }
 

@@ -22,7 +22,7 @@ struct json_object *leftover_notes(const struct job_record *record)
 {
 	struct json_object *notes = job_notes(record);
 
-	return job_dead(record) && member(notes, "plan") ? notes : NULL;
+	return !job_running(record) && member(notes, "plan") ? notes : NULL;
 }
 
 static bool in_chain(const struct chain *chain, struct json_object *layer)

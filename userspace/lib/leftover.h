@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a job that was killed had taken out of its chain already: images that
- * stand on those of the chain, and that nobody needs any more.
+ * What a job that was killed, or failed (job_keep()), had taken out of its chain
+ * already: images that stand on those of the chain, and that nobody needs any more.
  */
 #ifndef LEFTOVER_H
 #define LEFTOVER_H
@@ -16,8 +16,8 @@
  * leftover_notes() - what a job noted of its chain (finish.h)
  * @record: the job
  *
- * Return: the notes, which belong to the record; NULL if the job was not killed, or
- * had not come so far.
+ * Return: the notes, which belong to the record; NULL if the job runs or has ended
+ * well, or had not come so far.
  */
 struct json_object *leftover_notes(const struct job_record *record);
 
