@@ -85,7 +85,7 @@ killed_open()
 	clean "$round"
 	qcow2setup list >/dev/null
 	equal "$(dmsetup ls | awk '{ print $1 }')" vm "devices"
-	[ $((round % 2)) = 0 ] || fails test -e copy.partial
+	[ $((round % 2)) = 0 ] || fails test -e copy.qcow2setup.partial
 	not_long "$(layers vm | cut -d' ' -f1)"
 	again "$want" "$@"
 	same_device "run again"

@@ -176,6 +176,36 @@ test_a_raw_device_is_locked()
 	rmmod brd
 }
 
+# What others have at DEST, or behind it, stays theirs.
+test_same_name()
+{
+	chain plain
+	contents active qcow2 >sum
+	qemu-img create -q -f qcow2 other 4M
+	qcow2setup open ./active vm
+	for format in qcow2 raw; do
+		qcow2setup copy vm copy --format "$format" --bandwidth 4M --detach
+		wait_for 20 test -e copy.qcow2setup.partial
+		exits 5 'copy.qcow2setup.partial' \
+			qcow2setup copy ./other copy --format "$format"
+		qcow2setup wait vm
+		equal "$(contents copy "$format")" "$(<sum)" "$format"
+		rm copy
+		qcow2setup copy vm copy --format "$format" --bandwidth 8M --detach
+		echo mine >copy
+		exits 5 'by somebody else' qcow2setup wait vm
+		equal "$(<copy)" mine "the other file"
+		fails test -e copy.qcow2setup.partial
+		rm copy
+	done
+	qcow2setup close vm
+	# An empty file is taken, as by create.
+	touch copy
+	qcow2setup copy ./active copy
+	equal "$(contents copy qcow2)" "$(<sum)" "over an empty file"
+	all_gone
+}
+
 # Clearing the device is a part of the job: it is seen, paced, and stopped.
 test_clearing()
 {

@@ -253,24 +253,24 @@ killed_copy()
 
 	shift
 	qcow2setup copy "$word" copy "$@" --bandwidth 1M --detach
-	wait_for 20 test -e copy.partial
+	wait_for 20 test -e copy.qcow2setup.partial
 	sleep 2
 	pkill -KILL -x qcow2setup
 	wait_for 10 has_state "${word##*/} dead"
 	qcow2setup jobs --clean
-	fails test -e copy.partial
+	fails test -e copy.qcow2setup.partial
 	fails test -e copy
 	equal "$(state)" "" "jobs"
 	# Another file of that name stays.
 	qcow2setup copy "$word" copy "$@" --bandwidth 1M --detach
-	wait_for 20 test -e copy.partial
+	wait_for 20 test -e copy.qcow2setup.partial
 	pkill -KILL -x qcow2setup
 	wait_for 10 has_state "${word##*/} dead"
-	mv copy.partial mine
-	echo mine >copy.partial
+	mv copy.qcow2setup.partial mine
+	echo mine >copy.qcow2setup.partial
 	qcow2setup jobs --clean
-	equal "$(<copy.partial)" mine "another file"
-	rm copy.partial mine
+	equal "$(<copy.qcow2setup.partial)" mine "another file"
+	rm copy.qcow2setup.partial mine
 }
 
 test_killed_copy()

@@ -27,14 +27,17 @@
 #include "trim.h"
 #include "walk.h"
 
-/* A file that is not complete has this behind its name. */
-#define PARTIAL	".partial"
+/* A file that is not complete has this behind its name, as no one else's has. */
+#define PARTIAL	".qcow2setup.partial"
 
 /**
  * struct work - a copy under way
  * @what: what was asked for
  * @path: where the copy is to be, absolute
  * @made: where it is being made: the same for a block device
+ * @is_file: a file is made, which gets its name when it is complete
+ * @id: of that file; nothing before it is there
+ * @there: of the empty file that was at @path; or nothing
  * @passphrase: of the copy, or NULL: it is not encrypted
  * @image: the copy
  * @attached: the copy
@@ -46,6 +49,9 @@ struct work {
 	const struct duplicate *what;
 	char *path;
 	char *made;
+	bool is_file;
+	struct image_id id;
+	struct image_id there;
 	const struct passphrase *passphrase;
 	struct image image;
 	struct attachment attached;
@@ -58,11 +64,6 @@ struct work {
 static unsigned int depth(const struct duplicate *what)
 {
 	return what->shallow ? 1 : what->live->chain.count;
-}
-
-static bool is_file(const struct work *work)
-{
-	return strcmp(work->path, work->made);
 }
 
 static int check(const struct duplicate *what)
@@ -97,7 +98,6 @@ static int check_place(const struct work *work)
 
 static int find_place(struct work *work)
 {
-	struct image_id id;
 	int r;
 
 	r = new_image_path(work->what->word, &work->path);
@@ -105,8 +105,10 @@ static int find_place(struct work *work)
 		r = check_place(work);
 	if (r < 0)
 		return r;
-	work->made = image_id_of_path(work->path, &id) && id.block ?
-		text_copy(work->path) : text("%s" PARTIAL, work->path);
+	work->is_file = !image_id_of_path(work->path, &work->there) ||
+		!work->there.block;
+	work->made = work->is_file ? text("%s" PARTIAL, work->path) :
+		text_copy(work->path);
 	return 0;
 }
 
@@ -130,33 +132,34 @@ static int find_passphrase(struct work *work)
 			    &work->passphrase);
 }
 
-/* What a job that was killed had made so far */
+/* What a job that was killed had made so far; the file of one that runs is locked. */
 static int drop_partial(const struct work *work)
 {
-	struct image_user user;
-	struct image_id id;
+	struct image partial;
+	int r;
 
-	if (!is_file(work) || !image_id_of_path(work->made, &id))
+	if (!work->is_file || access(work->made, F_OK) < 0)
 		return 0;
-	if (device_uses(&id, false, &user))
-		return device_refuse(work->made, &user);
-	if (unlink(work->made) < 0)
-		return report_errno(errno, "Cannot delete %s", work->made);
-	return 0;
+	r = image_open(work->made, FORMAT_RAW, &partial);
+	if (!r)
+		r = attach_check_unused(&partial, ROLE_WRITE);
+	image_close(&partial);
+	if (!r && unlink(work->made) < 0)
+		r = report_errno(errno, "Cannot delete %s", work->made);
+	return r;
 }
 
 /* Should this process be killed, jobs --clean deletes what was made. */
-static int note_made(const struct work *work)
+static int note_made(struct work *work)
 {
 	struct json_object *note = json_object_new_object();
-	struct image_id id = { 0 };
 
-	image_id_of_path(work->made, &id);
-	new_image_note(note, work->made, &id);
+	image_id_of_path(work->made, &work->id);
+	new_image_note(note, work->made, &work->id);
 	return job_note(note);
 }
 
-static int make_qcow2(const struct work *work)
+static int make_qcow2(struct work *work)
 {
 	struct json_object *entry = journal_entry("create", "", "");
 	const struct chain *chain = &work->what->live->chain;
@@ -176,7 +179,7 @@ static int make_qcow2(const struct work *work)
 		image.backing_format = format_name(chain->layers[1].format);
 	}
 	r = new_image_make(entry, &image);
-	if (!r && is_file(work))
+	if (!r && work->is_file)
 		r = note_made(work);
 	if (r < 0)
 		new_image_undo(entry);
@@ -186,12 +189,12 @@ static int make_qcow2(const struct work *work)
 	return r;
 }
 
-static int make_raw(const struct work *work)
+static int make_raw(struct work *work)
 {
 	uint64_t size = work->what->live->chain.layers[0].size;
 	int fd, r = 0;
 
-	if (!is_file(work))
+	if (!work->is_file)
 		return 0;
 	r = note_made(work);
 	if (r < 0)
@@ -207,7 +210,7 @@ static int make_raw(const struct work *work)
 	return r;
 }
 
-static int make(const struct work *work)
+static int make(struct work *work)
 {
 	int r = drop_partial(work);
 
@@ -220,7 +223,7 @@ static int make(const struct work *work)
 /* On a block device there can be anything, and zeroes are not copied. */
 static bool is_cleared(const struct work *work)
 {
-	return work->what->format == FORMAT_RAW && !is_file(work);
+	return work->what->format == FORMAT_RAW && !work->is_file;
 }
 
 /*
@@ -341,13 +344,28 @@ static int copy_still(struct work *work)
 	return r;
 }
 
+/* Somebody made a file of that name while the copy was made. */
+static bool is_taken(const struct work *work)
+{
+	struct image_id id;
+	struct stat st;
+
+	return stat(work->path, &st) == 0 &&
+		(st.st_size || !image_id_of_path(work->path, &id) ||
+		 !image_id_equal(&id, &work->there));
+}
+
 /* It is complete: it gets its name. */
 static int give_name(void *data)
 {
 	struct work *work = data;
 
-	if (!is_file(work))
+	if (!work->is_file)
 		return 0;
+	if (is_taken(work))
+		return report_fail(EEXIST,
+				   "%s was made by somebody else meanwhile.",
+				   work->path);
 	if (rename(work->made, work->path) < 0)
 		return report_errno(errno, "Cannot rename %s to %s", work->made,
 				    work->path);
@@ -443,7 +461,7 @@ static int replace(struct work *work, struct mirror *mirror)
 	if (r < 0)
 		return r;
 	job_finishing();
-	if (is_file(work)) {
+	if (work->is_file) {
 		mirror->made = work->path;
 		mirror->made_id = work->image.id;
 		mirror->name_made = give_name;
@@ -492,6 +510,17 @@ static int copy_all(struct work *work)
 	return r < 0 ? r : finish(work, NULL);
 }
 
+/* The device may have changed to it, and something else have failed then. */
+static void drop_made(const struct work *work)
+{
+	struct image_user user;
+	struct image_id id;
+
+	if (work->is_file && image_id_of_path(work->made, &id) &&
+	    image_id_equal(&id, &work->id) && !device_uses(&id, false, &user))
+		unlink(work->made);
+}
+
 static int run(struct work *work)
 {
 	int r;
@@ -510,8 +539,8 @@ static int run(struct work *work)
 	else if (work->what->live->closed)
 		r = jobdev_remove("chain");
 	attach_release(&work->attached, !r);
-	if (r < 0 && is_file(work))
-		unlink(work->made);
+	if (r < 0)
+		drop_made(work);
 	return r;
 }
 
