@@ -101,12 +101,6 @@ static int find_passphrase(struct arguments *args, const char *path,
 	return r;
 }
 
-/* What is written into the image: the word as given, but never a protocol */
-static char *link_text(const char *word)
-{
-	return text("%s%s", link_has_protocol(word) ? "./" : "", word);
-}
-
 /*
  * The external data file that is asked for: as the image, there may be nothing yet.
  * qemu-img would take a protocol from its name here, and nobody would later.
@@ -147,7 +141,7 @@ static int make_overlay(struct json_object *entry,
 					 args->backing_format, &args->formats);
 	if (!r) {
 		overlay.path = image->path;
-		overlay.link = link_text(args->backing);
+		overlay.link = link_of_file(args->backing);
 		overlay.size = image->size;
 		overlay.options = image->options;
 		overlay.data = image->data;

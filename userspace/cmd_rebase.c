@@ -6,15 +6,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "layerword.h"
+#include "link.h"
 #include "rebase.h"
 #include "recover.h"
 #include "report.h"
 #include "state.h"
 
-/* A layer of the chain itself, NAME[n], has a name and a format. */
+/* What is written into the image: a layer of the chain itself, NAME[n], or a file */
 static int name_layer(struct rebase *rebase, char **link)
 {
 	const struct live *live = rebase->live;
@@ -22,8 +24,11 @@ static int name_layer(struct rebase *rebase, char **link)
 	unsigned int index;
 	int r;
 
-	if (!layer_by_number(live->word, rebase->link, &index))
+	if (!layer_by_number(live->word, rebase->link, &index)) {
+		*link = link_of_file(rebase->link);
+		rebase->link = *link;
 		return 0;
+	}
 	r = live_layer(live, rebase->link, &index);
 	if (r < 0)
 		return r;
@@ -52,6 +57,24 @@ static int rebase_chain(struct rebase *rebase, const char *word)
 		r = rebase_run(rebase);
 	live_close(&live);
 	free(link);
+	return r;
+}
+
+/* What is no file may be one some day, or something that QEMU knows. */
+static int rebase_image(struct rebase *rebase, const char *word)
+{
+	char *path = absolute_path(word);
+	char *file = link_beside(path, rebase->link), *link = NULL;
+	int r;
+
+	if (access(file, F_OK) == 0) {
+		link = link_of_file(rebase->link);
+		rebase->link = link;
+	}
+	r = rebase_link(rebase, word);
+	free(link);
+	free(file);
+	free(path);
 	return r;
 }
 
@@ -103,7 +126,7 @@ int cmd_rebase(struct arguments *args)
 		r = begin_change(!args->unsafe);
 	if (r < 0)
 		return r;
-	r = args->unsafe ? rebase_link(&rebase, args->words[0]) :
+	r = args->unsafe ? rebase_image(&rebase, args->words[0]) :
 		rebase_chain(&rebase, args->words[0]);
 	end_change();
 	state_unlock();

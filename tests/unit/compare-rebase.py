@@ -81,4 +81,24 @@ def rebase_u_tells_what_it_did():
     ktap.equal(out, "", "what is said without --json")
 
 
+@ktap.test
+def rebase_u_to_what_looks_like_a_protocol_or_an_option():
+    top, base = chain()
+    for name, link in (("a:b.qcow2", "./a:b.qcow2"), ("-1.qcow2", "-1.qcow2")):
+        shutil.copy(base, f"{host.directory}/{name}")
+        host.qcow2setup("rebase", top, "-u", "-F", "qcow2", "-b", name)
+        ktap.equal(link_of(top), (link, "qcow2"), "link")
+        host.qcow2setup("info", top, "--backing-chain")
+
+
+@ktap.test
+def rebase_u_to_itself():
+    top, _ = chain()
+    before = bytes_of(top)
+    out, code = host.run(host.COMMAND, "rebase", top, "-u", "-b", "./top",
+                         "-F", "qcow2")
+    ktap.check(code and "its own backing file" in out, out)
+    ktap.same_bytes(bytes_of(top), before, "the image")
+
+
 host.main()

@@ -220,6 +220,5 @@ char *backing_link(const char *overlay, const char *backing)
 	if (strncmp(overlay, backing, directory) || strchr(name, '/') ||
 	    !strncmp(overlay, "/dev/", 5))
 		return text_copy(backing);
-	/* "a:b" would be a protocol. */
-	return text("%s%s", link_has_protocol(name) ? "./" : "", name);
+	return link_of_file(name);
 }

@@ -25,6 +25,11 @@ char *link_beside(const char *image, const char *name)
 	return text("%.*s%s", (int)(slash - image) + 1, image, name);
 }
 
+char *link_of_file(const char *name)
+{
+	return text("%s%s", link_has_protocol(name) ? "./" : "", name);
+}
+
 /**
  * struct recorded - a link as an image records it
  * @image: path of the image

@@ -38,6 +38,22 @@ void link_free(struct link *link);
  */
 char *link_beside(const char *image, const char *name);
 
+/**
+ * link_of_file() - how to write the name of a file into an image
+ * @name: the name, relative or absolute
+ *
+ * Return: never what QEMU would take for a protocol; free() it.
+ */
+char *link_of_file(const char *name);
+
+/**
+ * link_any_file() - the first file that a backing link has in it
+ * @name: the link, which link_parse() does not take
+ *
+ * Return: its name, or NULL; free() it.
+ */
+char *link_any_file(const char *name);
+
 /** link_has_protocol() - would QEMU take the start of a name for a protocol? */
 bool link_has_protocol(const char *name);
 

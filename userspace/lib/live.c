@@ -437,15 +437,15 @@ char *live_link(const struct live *live, unsigned int overlay,
 		unsigned int backing)
 {
 	const struct image *to = &live->chain.layers[backing];
-	char *link;
+	char *link, *way;
 
 	if (live_is_linked(live, overlay, backing))
 		return text_copy(live->chain.layers[overlay].backing);
-	link = relative_link(live, overlay, backing);
-	if (link && leads_to(&live->chain.layers[overlay], link, &to->id))
-		return link;
-	free(link);
-	return text_copy(to->path);
+	way = relative_link(live, overlay, backing);
+	link = way && leads_to(&live->chain.layers[overlay], way, &to->id) ?
+		link_of_file(way) : text_copy(to->path);
+	free(way);
+	return link;
 }
 
 /* Return: the name as it is to stand in the image, or NULL; free() it */

@@ -544,6 +544,19 @@ int rebase_run(const struct rebase *rebase)
 	return r;
 }
 
+static int check_other(const struct rebase *rebase, const struct image *image)
+{
+	char *path = link_beside(image->path, rebase->link);
+	struct image_id id;
+	bool same;
+
+	same = *rebase->link && image_id_of_path(path, &id) &&
+		image_id_equal(&id, &image->id);
+	free(path);
+	return same ? report_fail(ELOOP, "%s would be its own backing file.",
+				  image->path) : 0;
+}
+
 static int check_link(const struct rebase *rebase, struct image *image,
 		      const char *path)
 {
@@ -555,7 +568,7 @@ static int check_link(const struct rebase *rebase, struct image *image,
 		r = image_open(path, FORMAT_QCOW2, image);
 	if (!r && device_uses(&image->id, false, &user))
 		r = device_refuse(path, &user);
-	return r;
+	return r < 0 ? r : check_other(rebase, image);
 }
 
 static int link_image(const struct rebase *rebase, const struct image *image)
