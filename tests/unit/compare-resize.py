@@ -109,6 +109,19 @@ def resize_does_not_harm_overlays():
 
 
 @ktap.test
+def resize_sees_overlays_with_options_of_qemu():
+    """Of a name that is not understood here the file counts all the same."""
+    path = create()
+    over = f"{host.directory}/over"
+    name = {"driver": "qcow2", "l2-cache-size": 1 << 20,
+            "file": {"driver": "file", "filename": path}}
+    host.qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b",
+                  "json:" + json.dumps(name), over)
+    refused(5, "over stands on", path, "--shrink", "1M")
+    ktap.equal(size_of(path), 4 * MIB, "size")
+
+
+@ktap.test
 def resize_hides_a_longer_base():
     """What qemu-img hides as well, but not if it is not told of the base."""
     base = create("base", "8M")

@@ -185,6 +185,45 @@ int link_parse(const char *image, const char *name, struct link *link)
 	return 0;
 }
 
+static bool ends_in_filename(const char *key)
+{
+	const char *dot = strrchr(key, '.');
+
+	return !strcmp(dot ? dot + 1 : key, "filename");
+}
+
+static const char *find_filename(struct json_object *object)
+{
+	const char *found = NULL;
+
+	if (!json_object_is_type(object, json_type_object))
+		return NULL;
+	json_object_object_foreach(object, key, value) {
+		if (!found && ends_in_filename(key) &&
+		    json_object_is_type(value, json_type_string))
+			found = json_object_get_string(value);
+		else if (!found)
+			found = find_filename(value);
+	}
+	return found;
+}
+
+char *link_any_file(const char *name)
+{
+	struct json_object *object;
+	const char *found;
+	char *file = NULL;
+
+	if (strncmp(name, "json:", 5))
+		return NULL;
+	object = json_tokener_parse(name + strlen("json:"));
+	found = find_filename(object);
+	if (found)
+		file = text_copy(found);
+	json_object_put(object);
+	return file;
+}
+
 void link_free(struct link *link)
 {
 	free(link->name);

@@ -12,6 +12,7 @@
 #include "chain.h"
 #include "device.h"
 #include "dm.h"
+#include "link.h"
 #include "report.h"
 
 /* Deeper than anybody goes; a bind mount of a directory below itself ends. */
@@ -46,6 +47,9 @@ char *scan_backing(const struct image *image)
 	report_mute(true);
 	name = backing_name(image);
 	report_mute(false);
+	/* QEMU may know options that are not known here. */
+	if (!name && image->backing)
+		name = link_any_file(image->backing);
 	if (!name || name[0] == '/')
 		return name;
 	directory = directory_of(image->path);
