@@ -95,9 +95,13 @@ static int clean(void)
 int cmd_jobs(struct arguments *args)
 {
 	struct json_object *all = NULL;
+	int r;
 
 	if (args->clean)
 		return clean();
+	r = job_state_check();
+	if (r < 0)
+		return r;
 
 	if (args->json)
 		all = json_object_new_array();

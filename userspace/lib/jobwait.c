@@ -16,6 +16,7 @@
 #include "jobrecord.h"
 #include "progress.h"
 #include "report.h"
+#include "state.h"
 
 /* How often a look is taken */
 #define LOOK_MSEC	200
@@ -168,8 +169,10 @@ int job_wait(const char *word, bool cancel, bool json)
 	struct waiting waiting = { .process = -1 };
 	struct job_record record;
 	bool running;
-	int r = 0;
+	int r = job_state_check();
 
+	if (r < 0)
+		return r;
 	if (!job_load(word, &record))
 		return report_fail(ENOENT, "There is no job %s.", word);
 	waiting.name = text_copy(record.name);

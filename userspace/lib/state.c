@@ -204,6 +204,13 @@ void device_state_prune(bool (*exists)(const char *name, const char *uuid))
 		closedir(dir);
 }
 
+int job_state_check(void)
+{
+	if (access(JOB_DIR, R_OK | X_OK) == 0 || errno != EACCES)
+		return 0;
+	return report_errno(errno, "Cannot read %s", JOB_DIR);
+}
+
 char *job_state_path(const char *name, const char *ending)
 {
 	return text("%s/%s%s", JOB_DIR, name, ending);

@@ -82,6 +82,13 @@ void device_state_prune(bool (*exists)(const char *name, const char *uuid));
 #define JOB_LOG		".log"
 #define JOB_WANTED	".wanted"
 
+/**
+ * job_state_check() - may this user read what jobs there are?
+ *
+ * Return: 0 or an error, reported.
+ */
+int job_state_check(void);
+
 /** job_state_path() - path of a file of the job @name; free() it */
 char *job_state_path(const char *name, const char *ending);
 
