@@ -70,7 +70,7 @@ struct arguments {
 	struct formats formats;
 	const char *backing;
 	const char *backing_format;
-	const char *options;
+	char *options;
 	const char *top;
 	const char *base;
 	const char *into;

@@ -340,6 +340,16 @@ static void add_string(const char ***list, unsigned int *count,
 }
 
 /* Those of the commands that merge or copy images */
+/* Of several -o all count, as for qemu-img. */
+static void add_options(struct arguments *args, const char *options)
+{
+	char *all = text("%s%s%s", args->options ? args->options : "",
+			 args->options ? "," : "", options);
+
+	free(args->options);
+	args->options = all;
+}
+
 static int set_chain_option(struct arguments *args, int option)
 {
 	switch (option) {
@@ -405,7 +415,7 @@ static int set_option(struct arguments *args, int option)
 		args->backing_format = optarg;
 		break;
 	case OPT_OPTIONS:
-		args->options = optarg;
+		add_options(args, optarg);
 		break;
 	case OPT_FSFREEZE:
 		add_string(&args->freeze.mounts, &args->freeze.mount_count,
@@ -448,13 +458,23 @@ static int usage_error(void)
 	return -EINVAL;
 }
 
+static bool is_command(int argc, char **argv, const char *name)
+{
+	while (--argc > 0) {
+		if (!strcmp(argv[argc], name))
+			return true;
+	}
+	return false;
+}
+
 /* "-1G" at the end is a size, as for qemu-img: nothing behind it is an option. */
 static char **mark_size(int *argc, char **argv)
 {
 	char *last = argv[*argc - 1];
 	char **marked;
 
-	if (*argc < 2 || last[0] != '-' || !isdigit(last[1]))
+	if (*argc < 2 || last[0] != '-' || !isdigit(last[1]) ||
+	    !is_command(*argc, argv, "resize"))
 		return argv;
 	marked = grow_array(NULL, *argc + 1, sizeof(*marked));
 	memcpy(marked, argv, (*argc - 1) * sizeof(*marked));
@@ -577,6 +597,7 @@ int main(int argc, char **argv)
 	formats_free(&args.formats);
 	freeze_free(&args.freeze);
 	unlock_free(&args.unlock);
+	free(args.options);
 	free(args.search);
 	if (marked != argv)
 		free(marked);

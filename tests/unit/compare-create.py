@@ -163,4 +163,33 @@ def what_encryption_is_not_made():
     ktap.equal(names(), [], "files")
 
 
+@ktap.test
+def options_of_several_words_all_count():
+    path = f"{host.directory}/image"
+    host.qcow2setup("create", path, "1M", "-o", "cluster_size=4k", "-o",
+                    "data_file=my_backing_file.raw", "-o", "compat=1.1")
+    info = json.loads(host.qcow2setup("info", path, "--json"))
+    ktap.equal(info["cluster-size"], 4096, "cluster size")
+    ktap.equal(names(), ["image", "my_backing_file.raw"], "files")
+
+
+@ktap.test
+def help_is_no_image():
+    path = f"{host.directory}/image"
+    for options in ("help", "?", "cluster_size=4k,help", "help,compat=1.1"):
+        refused("-o help", path, "1M", "-o", options)
+    ktap.equal(names(), [], "files")
+
+
+@ktap.test
+def a_directory_that_is_gone():
+    gone = f"{host.directory}/gone"
+    done = subprocess.run(
+        f'mkdir "{gone}" && cd "{gone}" && rmdir "{gone}" && '
+        f'exec "{host.COMMAND}" create gone-image 1M', shell=True, text=True,
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    ktap.check(done.returncode and "No such file" in done.stderr, done.stderr)
+    ktap.check(not os.path.exists("/gone-image"), "made in the root directory")
+
+
 host.main()

@@ -44,7 +44,9 @@ char *absolute_path(const char *path)
 	cwd = getcwd(NULL, 0);
 	while (!strncmp(path, "./", 2))
 		path += 2;
-	result = text("%s/%s", !cwd || !strcmp(cwd, "/") ? "" : cwd, path);
+	/* Where it was deleted nothing is found, nor made, by this name. */
+	result = text("%s/%s", !cwd ? "/proc/self/cwd" :
+		      !strcmp(cwd, "/") ? "" : cwd, path);
 	free(cwd);
 	return result;
 }

@@ -159,6 +159,18 @@ char *qemu_option(const char *options, const char *key)
 	return found ? unescape(found) : NULL;
 }
 
+bool qemu_option_has(const char *options, const char *key)
+{
+	size_t length = strlen(key);
+
+	for (; options && *options; options = next_option(options)) {
+		if (!strncmp(options, key, length) &&
+		    strchr("=,", options[length]))
+			return true;
+	}
+	return false;
+}
+
 /* The file, and its name */
 static int make_durable(const char *path)
 {

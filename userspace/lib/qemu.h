@@ -42,6 +42,9 @@ struct new_image {
  */
 char *qemu_option(const char *options, const char *key);
 
+/** qemu_option_has() - is an option among them, with a value or without? */
+bool qemu_option_has(const char *options, const char *key);
+
 /**
  * qemu_create() - make a qcow2 image
  * @image: what to make
