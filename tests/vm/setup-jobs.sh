@@ -71,6 +71,30 @@ test_cancel()
 	finish
 }
 
+# An image that is being merged is not one to build on.
+test_no_overlays_of_what_is_merged()
+{
+	local format
+
+	for format in raw qcow2; do
+		qemu-img create -q -f "$format" base 64M
+		qemu-img create -q -f qcow2 -b base -F "$format" sn1
+		qemu-io -c 'write -P 1 0 16M' sn1 >/dev/null
+		qemu-img create -q -f qcow2 -b sn1 -F qcow2 sn2
+		qemu-io -c 'write -P 1 0 1M' sn2 >/dev/null
+		qemu-img create -q -f qcow2 -b sn2 -F qcow2 active
+		qcow2setup open ./active vm
+		qcow2setup commit vm --top sn2 --base base --bandwidth 256K \
+			--detach
+		exits 5 'base' qcow2setup create ./new -b sn1 -F qcow2
+		exits 5 'base' qcow2setup create ./new -b sn2 -F qcow2
+		exits 5 'base' qcow2setup snapshot ./sn1 new
+		fails test -e new
+		qcow2setup cancel vm
+		finish
+	done
+}
+
 # has_layers LAYER...
 has_layers()
 {

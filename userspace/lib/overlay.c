@@ -53,22 +53,34 @@ static int check_layers(const struct chain *chain)
 	return r;
 }
 
-static int lock_backing(struct overlay *overlay)
+static int judge_lock(const struct image *image, int r)
 {
-	const struct image *image = &overlay->chain.layers[0];
-	int r;
-
-	overlay->lock = open(image->path, O_RDONLY | O_CLOEXEC);
-	if (overlay->lock < 0)
-		return report_errno(errno, "Cannot open %s", image->path);
-	r = lock_acquire(overlay->lock, ROLE_READ, NULL);
 	if (r == -EBUSY)
 		return report_fail(EBUSY,
-				   "%s is locked: another program (QEMU, qemu-img, qemu-nbd) has it open for writing.",
+				   "%s is locked: another program (QEMU, qemu-img, qemu-nbd), or a job, has it open for writing.",
 				   image->path);
-	if (r < 0)
-		return report_errno(-r, "Cannot lock %s", image->path);
-	return 0;
+	return r < 0 ? report_errno(-r, "Cannot lock %s", image->path) : 0;
+}
+
+/*
+ * Into an image that somebody writes, what is above it may be merged: it reads right
+ * for a while yet.
+ */
+static int lock_backing(struct overlay *overlay)
+{
+	const struct image *layers = overlay->chain.layers;
+	unsigned int i;
+	int r;
+
+	overlay->lock = open(layers[0].path, O_RDONLY | O_CLOEXEC);
+	if (overlay->lock < 0)
+		return report_errno(errno, "Cannot open %s", layers[0].path);
+	r = lock_acquire(overlay->lock, ROLE_READ, NULL);
+	r = judge_lock(&layers[0], r);
+	for (i = 1; i < overlay->chain.count && !r; i++)
+		r = judge_lock(&layers[i],
+			       lock_test(layers[i].fd, ROLE_READ, NULL));
+	return r;
 }
 
 int overlay_backing_open(struct overlay *overlay, const char *path,
