@@ -634,6 +634,10 @@ static int map_write(struct qc_target *t, struct bio *bio, struct qc_io *io,
 		qc_place_leave(&place);
 		return defer(t, bio, guest);
 	}
+	if (!place.ext.safe && qc_entry_first(t)) {
+		qc_place_leave(&place);
+		return defer(t, bio, guest);
+	}
 	if ((bio->bi_opf & REQ_FUA) && !place.ext.safe) {
 		/* The commit that makes the mapping durable flushes as well. */
 		bio->bi_opf &= ~REQ_FUA;

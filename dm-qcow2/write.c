@@ -646,7 +646,11 @@ static int raw_data_prepare(struct qc_io *io, struct piece *p)
 
 	p->fill = FILL_COPY;
 	err = piece_write(io, p, 0);
-	return err ? err : qc_commit_barrier(io->t->top);
+	if (!err)
+		err = qc_commit_barrier(io->t->top);
+	if (!err)
+		io->durable = p->pos + p->len;
+	return err;
 }
 
 /*
@@ -699,6 +703,30 @@ static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
 	return STEP_NEXT;
 }
 
+/*
+ * Write in place.  An entry that another write has just made may have to be durable
+ * first; whether its neighbours in the slice are by then does not matter.
+ */
+static enum step write_owned(struct qc_io *io, struct qc_place *place)
+{
+	u64 end = io->pos + place->ext.len;
+	int err;
+
+	if (!place->ext.safe && qc_entry_first(io->t)) {
+		if (io->durable <= io->pos) {
+			qc_place_leave(place);
+			err = qc_commit_barrier(io->t->top);
+			io->durable = end;
+			return err ? io_error(io, err) : STEP_NEXT;
+		}
+		end = min(end, io->durable);
+		place->ext.len = end - io->pos;
+	}
+	child_submit(io, place);
+	io->pos = end;
+	return STEP_NEXT;
+}
+
 static enum step write_step(struct qc_io *io)
 {
 	struct qc_target *t = io->t;
@@ -710,11 +738,8 @@ static enum step write_step(struct qc_io *io)
 		qc_commit_throttle(t->top);
 	qc_chain_lookup(&t->chain, 0, io->pos, io->end - io->pos, &place);
 	if (place.layer == &t->chain.layer[0]) {
-		if (place.ext.map == QC_MAP_OWNED) {
-			child_submit(io, &place);
-			io->pos += place.ext.len;
-			return STEP_NEXT;
-		}
+		if (place.ext.map == QC_MAP_OWNED)
+			return write_owned(io, &place);
 		if (place.ext.map == QC_MAP_MISS ||
 		    place.ext.map == QC_MAP_BAD) {
 			struct qc_extent ext;
@@ -1218,6 +1243,7 @@ static void io_init(struct qc_target *t, struct qc_io *io, struct bio *bio,
 	io->start = start;
 	io->pos = start;
 	io->end = start + len;
+	io->durable = start;
 	atomic_set(&io->pending, 1);
 	INIT_WORK(&io->work, io_work);
 }

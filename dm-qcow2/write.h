@@ -97,6 +97,17 @@ static inline bool qc_may_write(const struct qc_target *t)
 }
 
 /**
+ * qc_entry_first() - must a cluster's entry be durable before there is data?
+ *
+ * A raw external data file is read by itself as well: after a crash it has to read
+ * as the image does.
+ */
+static inline bool qc_entry_first(const struct qc_target *t)
+{
+	return t->top && t->top->raw_data;
+}
+
+/**
  * struct qc_io - per-bio data, or an io of qc_populate()
  * @t: the target
  * @bio: the guest's, NULL for qc_populate(); set by qc_io_defer()
@@ -112,6 +123,8 @@ static inline bool qc_may_write(const struct qc_target *t)
  * @pos: guest offset in bytes up to which pieces were made
  * @start: guest offset of the bio in bytes
  * @end: guest offset where the bio ends
+ * @durable: guest offset up to which the entries are durable, from @pos on; of
+ *	qc_entry_first() only
  * @space_since: jiffies
  * @range: in img->ranges while the range is locked
  * @range_start: guest offset in bytes of the locked range
@@ -136,6 +149,7 @@ struct qc_io {
 	u64 pos;
 	u64 start;
 	u64 end;
+	u64 durable;
 	unsigned long space_since;
 	struct list_head range;
 	u64 range_start;

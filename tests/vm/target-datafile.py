@@ -407,5 +407,45 @@ ktap.case("a compressed cluster", bad_entry,
           lambda entry: 1 << 62 | 128 * KIB, 64 * KIB, "compressed")
 
 
+@ktap.test
+def no_data_before_its_entry_is_durable():
+    """Of a raw data file, whoever wrote the entry: as both read after a crash."""
+    size = 4 * MIB
+    # Nothing is allocated, as QEMU would have it from the start.
+    create(size, cluster_size=MIB)
+    fx.poke("image", 88, "Q", RAW)
+    fx.grow("image", 8 * MIB)
+    fx.run("modprobe", "dm-delay")
+    chain = fx.Chain([TOP], size)
+    # A commit takes seconds.
+    chain.loops = {
+        "image": fx.Stacked("image", "delay {0} 0 0 {0} 0 2000"),
+        "data": blk.Loop("data")}
+    dev = chain.open()
+    team = [threading.Thread(target=dev.write, args=(at, b"\1" * 4096))
+            for at in (0, 512 * KIB)]
+    # So that there is an L2 table
+    dev.write(3 * MIB, bytes(4096))
+    dev.flush()
+    try:
+        for thread in team:
+            thread.start()
+            time.sleep(0.5)
+        # The second one finds the entry that the first has made.
+        ktap.check(team[0].is_alive(), "the commit does not take long")
+        ktap.same_bytes(fx.file_bytes("data")[:size], bytes(size),
+                        "the data file before the commit")
+        for thread in team:
+            thread.join()
+    finally:
+        for thread in team:
+            thread.join()
+        chain.close()
+    model = bytearray(size)
+    for at in 0, 512 * KIB:
+        model[at:at + 4096] = b"\1" * 4096
+    as_qemu_reads_it(model, True)
+
+
 if __name__ == "__main__":
     fx.main()
