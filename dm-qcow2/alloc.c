@@ -531,6 +531,38 @@ int qc_alloc_reaches(struct qc_image *img, u64 end)
 	return end <= READ_ONCE(img->dev_bytes) ? 0 : -ENOSPC;
 }
 
+/* Change refcounts of adjacent clusters by -1; alloc_lock held. */
+static int ref_drop(struct qc_image *img, u64 start, u64 count)
+{
+	while (count) {
+		u64 n = min(count, next_block(img, start) - start);
+		struct qc_block *b;
+		u64 i;
+		int err = rb_lock(img, start, true, &b);
+
+		if (err)
+			return err;
+		for (i = 0; i < n; i++) {
+			u64 refs = ref_get(img, b, start + i);
+
+			if (!refs) {
+				mutex_unlock(&img->meta_lock);
+				return -ERANGE;
+			}
+			ref_set(img, b, start + i, refs - 1);
+			if (refs > 1)
+				continue;
+			qc_metaset_del(&img->metaset, start + i);
+			if (start + i < img->cursor)
+				img->cursor = start + i;
+		}
+		mutex_unlock(&img->meta_lock);
+		start += n;
+		count -= n;
+	}
+	return 0;
+}
+
 /* Count clusters that nothing uses; alloc_lock held. */
 static int ref_area(struct qc_image *img, u64 start, u64 count)
 {
@@ -563,8 +595,36 @@ static bool area_in_block(struct qc_image *img, u64 count, u64 *start)
 }
 
 /*
- * The area begins where a refcount block that does not exist yet would count it,
- * and with the refcount blocks that it needs: these do not break it up then.
+ * A commit may come as soon as the table names the block: by then that is counted.
+ * The first cluster of a region counts itself.
+ */
+static int counted_refblock(struct qc_image *img, u32 table_index, u64 cluster)
+{
+	bool first = cluster == (u64)table_index << img->h.refblock_bits;
+	int err = first ? 0 : ref_area(img, cluster, 1);
+
+	if (err)
+		return err;
+	err = new_refblock(img, table_index, cluster);
+	if (err && !first)
+		ref_drop(img, cluster, 1);
+	return err;
+}
+
+/* How many regions from @index on have no refcount block? */
+static u64 missing_refblocks(struct qc_image *img, u64 index, u64 blocks)
+{
+	u64 missing = 0;
+
+	while (blocks--)
+		missing += !rt_read(img, index + blocks);
+	return missing;
+}
+
+/*
+ * The area begins where another refcount block begins to count, and with those of
+ * the refcount blocks that it needs and that do not exist: they do not break it up
+ * then.
  */
 static int area_with_blocks(struct qc_image *img, u64 count, u64 *start)
 {
@@ -583,21 +643,34 @@ static int area_with_blocks(struct qc_image *img, u64 count, u64 *start)
 		if (err)
 			return err;
 	}
-	if (index * per_block + blocks + count > qc_image_clusters(img))
+	*start = index * per_block;
+	if (*start + missing_refblocks(img, index, blocks) + count >
+	    qc_image_clusters(img))
 		return -ENOSPC;
 	for (i = 0; i < blocks; i++) {
-		err = new_refblock(img, index + i, index * per_block + i);
+		/* Of clusters that are all free again */
+		if (rt_read(img, index + i))
+			continue;
+		err = counted_refblock(img, index + i, *start);
 		if (err)
 			return err;
+		++*start;
 	}
-	*start = index * per_block + blocks;
-	return ref_area(img, index * per_block, blocks);
+	return 0;
 }
 
 static int alloc_area(struct qc_image *img, u64 count, u64 *start)
 {
+	struct qc_run run;
 	int err;
 
+	/* It may be anywhere: the end may be that of the device. */
+	if (count == 1) {
+		err = alloc_locked(img, 1, &run);
+		if (!err)
+			*start = run.start;
+		return err;
+	}
 	if (!area_in_block(img, count, start)) {
 		err = area_with_blocks(img, count, start);
 		if (err)
@@ -624,38 +697,6 @@ int qc_alloc_area(struct qc_image *img, u64 count, u64 *start)
 		qc_commit_kick(img);
 		schedule_timeout_uninterruptible(1);
 	}
-}
-
-/* Change refcounts of adjacent clusters by -1; alloc_lock held. */
-static int ref_drop(struct qc_image *img, u64 start, u64 count)
-{
-	while (count) {
-		u64 n = min(count, next_block(img, start) - start);
-		struct qc_block *b;
-		u64 i;
-		int err = rb_lock(img, start, true, &b);
-
-		if (err)
-			return err;
-		for (i = 0; i < n; i++) {
-			u64 refs = ref_get(img, b, start + i);
-
-			if (!refs) {
-				mutex_unlock(&img->meta_lock);
-				return -ERANGE;
-			}
-			ref_set(img, b, start + i, refs - 1);
-			if (refs > 1)
-				continue;
-			qc_metaset_del(&img->metaset, start + i);
-			if (start + i < img->cursor)
-				img->cursor = start + i;
-		}
-		mutex_unlock(&img->meta_lock);
-		start += n;
-		count -= n;
-	}
-	return 0;
 }
 
 static void ref_drop_or_fail(struct qc_image *img, u64 start, u64 count)

@@ -73,7 +73,7 @@ int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run);
  * @count: how many
  * @start: the first one
  *
- * Behind all that is in use.  Their contents are not defined.
+ * Behind all that is in use, but for a single one.  Their contents are not defined.
  *
  * Context: may sleep; none of the image's locks held but state_lock.
  * Return: 0, -ENOSPC, -EIO; then some may leak.

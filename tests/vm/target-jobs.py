@@ -500,6 +500,26 @@ for options in ({"cluster_size": 512}, {"cluster_size": 65536},
     ktap.case(f"extend: {options}", extend, 8 * MIB, MIB + 1024, options)
 
 
+@ktap.test
+def extend_with_refcount_blocks_in_between():
+    """The L1 table takes more clusters than a refcount block counts, and some of
+    the blocks behind the end are there already."""
+    size, old = 192 * MIB, MIB
+    fx.create("image", old, cluster_size=512, refcount_bits=64)
+    fx.qemu_io("image", "write -P 1 0 1M")
+    fx.qemu_img("resize", "image", "64M")
+    fx.qemu_io("image", "write -P 2 1M 512k", "discard 1M 512k")
+    fx.qemu_img("resize", "--shrink", "image", str(old))
+    fx.pad("image")
+    with fx.opened([("qcow2", "image")], old, room=64 * MIB) as (chain, dev):
+        extend_live(chain, size)
+        dev.write(0, b"\3" * 4096)
+    ktap.equal(header_size("image"), size, "size in the header")
+    ktap.same_bytes(fx.content("image")[:2 * MIB], b"\3" * 4096 +
+                    b"\1" * (MIB - 4096) + bytes(MIB), "contents")
+    fx.check("image")
+
+
 def extend_refused(prepare, below):
     """The device goes on with the table it had."""
     old = MIB + 1024
