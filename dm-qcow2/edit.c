@@ -343,16 +343,27 @@ int qc_edit_retire_prepare(struct qc_image *img, struct qc_area *area)
 	if (!area->count)
 		return 0;
 	err = qc_alloc_area(img, area->count, &area->start);
-	if (!err)
-		err = qc_alloc_zero_host(img,
-					 area->start << img->h.cluster_bits,
-					 area->count << img->h.cluster_bits);
+	if (err) {
+		area->count = 0;
+		return err;
+	}
+	err = qc_alloc_zero_host(img, area->start << img->h.cluster_bits,
+				 area->count << img->h.cluster_bits);
 	/* Refcounts and zeroes, before the header refers to them */
 	if (!err)
 		err = qc_commit_barrier(img);
 	if (err)
-		area->count = 0;
+		qc_edit_retire_undo(img, area);
 	return err;
+}
+
+void qc_edit_retire_undo(struct qc_image *img, struct qc_area *area)
+{
+	struct qc_run run = { .start = area->start, .count = area->count };
+
+	if (area->count && qc_image_writable(img))
+		qc_alloc_undo(img, &run);
+	area->count = 0;
 }
 
 int qc_edit_retire(struct qc_image *img, const struct qc_area *area)

@@ -88,6 +88,15 @@ struct qc_area {
 int qc_edit_retire_prepare(struct qc_image *img, struct qc_area *area);
 
 /**
+ * qc_edit_retire_undo() - the image stays as it is
+ * @img: the image, being written by the caller's target
+ * @area: of qc_edit_retire_prepare(), or none; none when this returns
+ *
+ * Context: may sleep; the target's jobs held, or postsuspend.
+ */
+void qc_edit_retire_undo(struct qc_image *img, struct qc_area *area);
+
+/**
  * qc_edit_retire() - turn an image into an empty overlay of its backing file
  * @img: the image; its writer has deactivated it, and nothing was written since
  * @area: of qc_edit_retire_prepare()

@@ -101,9 +101,16 @@ static int final_message(struct qc_target *t, unsigned int argc, char **argv)
 	/* Only an overlay of the one image that the mirror writes can go. */
 	if (!keep && (!t->top || t->chain.nr < 2))
 		return -EINVAL;
+	/* One of several prepares, and all are told what came of it. */
+	mutex_lock(&t->final_lock);
 	if (!keep && !t->retired.count)
 		err = qc_edit_retire_prepare(t->top, &t->retired);
-	return err ? err : qc_mirror_final(t->mirror);
+	if (!err)
+		err = qc_mirror_final(t->mirror);
+	if (err && t->retired.count)
+		qc_edit_retire_undo(t->top, &t->retired);
+	mutex_unlock(&t->final_lock);
+	return err;
 }
 
 static int dispatch(struct qc_target *t, unsigned int argc, char **argv,

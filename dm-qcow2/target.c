@@ -722,11 +722,14 @@ static void qc_presuspend_undo(struct dm_target *ti)
 static void suspend_mirror(struct qc_target *t)
 {
 	bool complete = qc_mirror_flush(t->mirror);
-	struct qc_area area = t->retired;
+	struct qc_area area;
 
+	if (!complete && t->retired.count)
+		qc_edit_retire_undo(t->top, &t->retired);
+	area = t->retired;
 	t->retired.count = 0;
 	deactivate_layers(t, 0);
-	if (!complete || !area.count || t->top->mode == QC_FAILED)
+	if (!area.count || t->top->mode == QC_FAILED)
 		return;
 	if (qc_edit_retire(t->top, &area))
 		DMERR("%pg: cannot be made an empty overlay: do not use it again",

@@ -1301,6 +1301,7 @@ int qc_write_init(struct qc_target *t)
 	mutex_init(&t->copy_lock);
 	qc_reserve_init(&t->reserve);
 	init_rwsem(&t->jobs);
+	mutex_init(&t->final_lock);
 	spin_lock_init(&t->space_lock);
 	INIT_LIST_HEAD(&t->space_ios);
 	INIT_DELAYED_WORK(&t->space_work, space_again);

@@ -43,6 +43,7 @@ struct qc_populate;
  * @retired: empty L1 table for the top image, once its contents are in the
  *	mirror and the device is suspended
  * @jobs: held for reading by messages at work, for writing by presuspend
+ * @final_lock: @retired; one "final" at a time
  * @writer: what the top image knows of this target; not of a read-only one
  * @snapshot: feature, ID of the internal snapshot that is layer 0, or NULL
  * @zero_from: feature, sectors; U64_MAX if not given; the image knows whether
@@ -74,6 +75,7 @@ struct qc_target {
 	u64 zero_from;
 	struct qc_mirror *mirror;
 	struct rw_semaphore jobs;
+	struct mutex final_lock;	/* within jobs: retired */
 	struct qc_area retired;
 	struct qc_writer writer;
 	char *snapshot;

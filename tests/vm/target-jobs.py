@@ -291,6 +291,62 @@ def refused(call, code):
 
 
 @ktap.test
+def a_mirror_that_has_failed_cannot_end():
+    """The empty L1 table that the top image was to get is given back."""
+    size = 4 * MIB
+    raw("base", size, "base")
+    fx.create("top", size, backing="base", fmt="raw")
+    with open("copy", "wb") as f:
+        os.truncate("copy", size)
+    with fx.opened([("qcow2", "top"), ("raw", "base")], size) as (chain, dev):
+        loop = chain.loops["copy"] = blk.Loop("copy")
+        bad = blk.Dm("bad")
+        path = bad.create(size // 512, f"{loop.dev} 0", target="linear")
+        chain.features = ["mirror", path]
+        chain.reload()
+        work(chain.dm, "copy", size // 512, "1")
+        bad.load(size // 512, "", target="error")
+        bad.resume()
+        dev.write(0, fx.pattern("one", 64 * KIB))
+        refused(lambda: chain.dm.message("final"), errno.EIO)
+        chain.features = []
+        chain.reload()
+        bad.remove()
+    fx.check("top")
+
+
+@ktap.test
+def the_end_of_a_mirror_where_all_has_been_in_use():
+    """There is space for the empty L1 table, but not behind the last cluster."""
+    size = 4 * MIB
+    raw("base", size, "base")
+    fx.create("top", size, backing="base", fmt="raw")
+    # Header, refcount table and block, L1 and L2 table, all data
+    room = (5 + 64) * 64 * KIB
+    with fx.opened([("qcow2", "top"), ("raw", "base")], size,
+                   ["error_if_no_space"], room=room) as (chain, dev):
+        old = chain.loops["base"]
+        attach_writable(chain, 1)
+        chain.reload()
+        old.detach()
+        for at in range(0, size, MIB):
+            dev.write(at, fx.pattern(f"t{at}", MIB))
+        dev.punch(0, MIB)
+        dev.flush()
+        with destination(chain, 1) as (_, mirror):
+            chain.features = ["mirror", mirror.path]
+            chain.reload()
+            work(chain.dm, "copy", size // 512, "1")
+            mirror.flush()
+            chain.dm.message("final")
+            chain.features = []
+            chain.layers = chain.layers[1:]
+            chain.reload()
+    ktap.same_bytes(fx.file_bytes("base")[:size], bytes(MIB) + b"".join(
+        fx.pattern(f"t{at}", MIB) for at in range(MIB, size, MIB)), "the base")
+
+
+@ktap.test
 def a_writer_that_does_not_yield_keeps_the_image():
     size = 4 * MIB
     fx.create("base", size)
