@@ -563,6 +563,17 @@ static struct qc_image *image_ref(struct block_device *bdev,
 	return img;
 }
 
+u64 qc_image_bytes(struct qc_image *img, const struct qc_writer *writer)
+{
+	u64 bytes;
+
+	mutex_lock(&img->state_lock);
+	bytes = img->disk_size && (!writer || img->writer != writer) ?
+		img->disk_size : img->h.size;
+	mutex_unlock(&img->state_lock);
+	return bytes;
+}
+
 static int image_read_geometry(struct qc_image *img)
 {
 	struct qcow2_header h;

@@ -311,6 +311,18 @@ void qc_image_put(struct qc_image *img);
 int qc_image_activate(struct qc_image *img, struct qc_writer *writer);
 
 /**
+ * qc_image_bytes() - virtual size of an image, for one of its targets
+ * @img: the image, active
+ * @writer: as given to qc_image_activate()
+ *
+ * While an image grows it has its new size for the writer alone: what is there was
+ * not made to read as zeroes yet.
+ *
+ * Context: may sleep; takes state_lock.
+ */
+u64 qc_image_bytes(struct qc_image *img, const struct qc_writer *writer);
+
+/**
  * qc_image_deactivate() - end of I/O through one target
  * @img: the image
  * @writer: as given to qc_image_activate()

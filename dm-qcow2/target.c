@@ -306,6 +306,11 @@ static int parse_features(struct qc_target *t, struct dm_arg_set *as)
 	return 0;
 }
 
+static struct qc_writer *writer_of(struct qc_target *t, u32 index)
+{
+	return t->writer.ti && index == 0 ? &t->writer : NULL;
+}
+
 static void set_layer_sizes(struct qc_target *t)
 {
 	u32 i;
@@ -315,7 +320,8 @@ static void set_layer_sizes(struct qc_target *t)
 
 		/* Sectors are the unit of I/O: the last one counts whole. */
 		layer->bytes = layer->img ?
-			round_up(layer->img->h.size, SECTOR_SIZE) :
+			round_up(qc_image_bytes(layer->img, writer_of(t, i)),
+				 SECTOR_SIZE) :
 			bdev_nr_bytes(layer->dev->bdev);
 	}
 }
@@ -380,11 +386,6 @@ static int check_length(struct qc_target *t)
 	      (u64)t->ti->len, sectors);
 	t->ti->error = "The table line is longer than the top image";
 	return -EINVAL;
-}
-
-static struct qc_writer *writer_of(struct qc_target *t, u32 index)
-{
-	return t->writer.ti && index == 0 ? &t->writer : NULL;
 }
 
 /* Another target writes the top image from now on. */

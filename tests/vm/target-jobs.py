@@ -510,6 +510,31 @@ for options in ({"cluster_size": 512}, {"cluster_size": 4096},
               6 * MIB)
 
 
+@ktap.test
+def readers_of_what_grows():
+    """Until its new part is zeroes they have the size that it had."""
+    size = 2 * MIB
+    raw("base", size, "base")
+    fx.create("middle", MIB, backing="base", fmt="raw")
+    fx.create("top", size, backing="middle")
+    want = fx.content("top")
+    with fx.opened([("qcow2", "top"), ("qcow2", "middle"), ("raw", "base")],
+                   size) as (chain, dev):
+        old = chain.loops["middle"]
+        attach_writable(chain, 1)
+        chain.reload()
+        old.detach()
+        with destination(chain, 1, ["yield", "grow"], size) as (dm, job):
+            chain.dm.suspend()
+            chain.dm.resume()
+            ktap.same_bytes(dev.read_all(), want, "while it grows")
+            job.punch(MIB, MIB)
+            dm.message("resize")
+            chain.dm.suspend()
+            chain.dm.resume()
+            ktap.same_bytes(dev.read_all(), want, "afterwards")
+
+
 def header_size(path):
     with open(path, "rb") as f:
         return int.from_bytes(f.read(32)[24:], "big")
