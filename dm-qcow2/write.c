@@ -887,6 +887,8 @@ static enum step zero_owned(struct qc_io *io, u64 len)
 static enum step zero_data(struct qc_io *io, u64 len)
 {
 	struct qc_target *t = io->t;
+	/* Behind the end that the image had the data file may hold anything. */
+	bool stale = t->top->raw_data && t->grow;
 	struct qc_extent ext;
 	u64 zero = 0;
 	int err;
@@ -900,6 +902,8 @@ static enum step zero_data(struct qc_io *io, u64 len)
 		return io_error(io, err);
 	if (ext.map == QC_MAP_OWNED)
 		return zero_owned(io, ext.len);
+	if (stale)
+		return alloc_step(io, ext.len, FILL_ZERO);
 	if (ext.map == QC_MAP_NONE && !t->explicit_zeroes) {
 		err = zero_below(t, 1, io->pos, ext.len, &zero);
 		if (err)

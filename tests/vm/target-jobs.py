@@ -535,6 +535,26 @@ def readers_of_what_grows():
             ktap.same_bytes(dev.read_all(), want, "afterwards")
 
 
+@ktap.test
+def grow_of_a_raw_data_file():
+    """What is behind the image on the data device is no part of it."""
+    fx.qemu_img("create", "-q", "-f", "qcow2", "-o",
+                "data_file=data,data_file_raw=on", "image", str(MIB))
+    fx.qemu_io("image", "write -P 3 0 1M")
+    with open("data", "ab") as f:
+        f.write(fx.pattern("left", MIB))
+    fx.pad("image")
+    want = b"\3" * MIB + bytes(MIB)
+    with fx.opened([("qcow2", "image", "data")], 2 * MIB, ["grow"],
+                   room=MIB) as (chain, dev):
+        dev.punch(MIB, MIB)
+        chain.dm.message("resize")
+        ktap.same_bytes(dev.read_all(), want, "device")
+    ktap.same_bytes(fx.file_bytes("data"), want, "the data file")
+    ktap.same_bytes(fx.content("image"), want, "QEMU")
+    fx.check("image")
+
+
 def header_size(path):
     with open(path, "rb") as f:
         return int.from_bytes(f.read(32)[24:], "big")
