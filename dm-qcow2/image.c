@@ -791,6 +791,7 @@ static int check_writable(struct qc_image *img)
 static int clear_autoclear(struct qc_image *img)
 {
 	u64 kept = img->h.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+	struct qcow2_header h = img->h;
 	int err = 0;
 
 	if (img->raw_data)
@@ -801,11 +802,15 @@ static int clear_autoclear(struct qc_image *img)
 		err = qc_bitmaps_mark_in_use(img);
 	if (err)
 		return err;
-	if (kept != img->h.autoclear) {
+	h.autoclear = kept;
+	if (kept != img->h.autoclear)
+		err = qc_image_write_header(img, &h);
+	if (!err)
+		err = blkdev_issue_flush(img->bdev);
+	/* Where it failed the next writer tries again. */
+	if (!err)
 		img->h.autoclear = kept;
-		err = qc_image_write_header(img, &img->h);
-	}
-	return err ? err : blkdev_issue_flush(img->bdev);
+	return err;
 }
 
 static void set_writer(struct qc_image *img, struct qc_writer *writer)
