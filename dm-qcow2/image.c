@@ -850,6 +850,32 @@ static void stop_writing(struct qc_image *img)
 	img->disk_size = 0;
 }
 
+/*
+ * While nobody wrote it, tools may have edited the image.  What is in memory then
+ * is that of readers, for whom nothing is read anew: their L1 table would be
+ * written as if it were still the image's.
+ */
+static int check_unedited(struct qc_image *img)
+{
+	struct qcow2_header h;
+	int err;
+
+	if (!img->active)
+		return 0;
+	err = read_header(img, &h);
+	if (err)
+		return err;
+	if (h.size == img->h.size && h.l1_size == img->h.l1_size &&
+	    h.l1_table_offset == img->h.l1_table_offset &&
+	    h.refcount_table_offset == img->h.refcount_table_offset &&
+	    h.nb_snapshots == img->h.nb_snapshots &&
+	    h.snapshots_offset == img->h.snapshots_offset)
+		return 0;
+	DMERR("%pg: edited while another device reads it: suspend that one first",
+	      img->bdev);
+	return -EBUSY;
+}
+
 static int start_writing(struct qc_image *img, struct qc_writer *writer)
 {
 	int err = check_writable(img);
@@ -860,6 +886,8 @@ static int start_writing(struct qc_image *img, struct qc_writer *writer)
 		err = -EBUSY;
 	}
 	if (!err)
+		err = check_unedited(img);
+	if (!err)
 		err = writer_resources(img);
 	if (!err)
 		err = qc_alloc_open(img);
@@ -869,7 +897,6 @@ static int start_writing(struct qc_image *img, struct qc_writer *writer)
 		drop_refcounts(img);
 		return err;
 	}
-	drop_slices(img);
 	set_writer(img, writer);
 	/*
 	 * Of the object's first writer only: clusters that were written and
@@ -883,6 +910,8 @@ static int start_writing(struct qc_image *img, struct qc_writer *writer)
 	img->nr_allocated = 0;
 	atomic64_set(&img->nr_cow, 0);
 	WRITE_ONCE(img->mode, QC_RW);
+	/* Then: what a reader finds wrong from here on fails the image. */
+	drop_slices(img);
 	return 0;
 }
 

@@ -516,6 +516,37 @@ def a_read_only_table_writes_nothing():
 
 
 @ktap.test
+def an_edit_beside_a_reader():
+    """What it changed is not in the memory that both devices share."""
+    size = 4 * MIB
+    fx.create("image", size)
+    fx.qemu_io("image", "write -P 1 0 4M")
+    with fx.opened([("qcow2", "image")], size, room=16 * MIB) as (chain, dev):
+        dev.write(0, b"\2" * 4096)
+        reader = blk.Dm("reader")
+        path = reader.create(size // 512, chain.params(), read_only=True)
+        beside = blk.Device(path, os.O_RDONLY)
+        beside.read(0, 4096)
+        chain.dm.suspend()
+        before = fx.content("image")
+        fx.qemu_img("snapshot", "-c", "one", "image")
+        fx.kernel_log()
+        try:
+            chain.dm.resume()
+            raise ktap.Failure("it was resumed")
+        except OSError as e:
+            ktap.equal(e.errno, errno.EBUSY, "errno")
+        ktap.check("edited while" in fx.kernel_log(), "nothing in the log")
+        beside.close()
+        reader.remove()
+        chain.dm.resume()
+        dev.write(0, b"\3" * MIB)
+    fx.check("image")
+    ktap.same_bytes(fx.content("image", snapshot="one"), before, "snapshot")
+    ktap.same_bytes(fx.content("image"), b"\3" * MIB + before[MIB:], "image")
+
+
+@ktap.test
 def shrinker_and_metadata_limit():
     """A small limit and dropped caches cost time, not correctness."""
     size = 16 * MIB
