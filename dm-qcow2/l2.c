@@ -361,16 +361,22 @@ static int load_insert(struct qc_image *img, u64 guest, u64 l1_entry,
 	u32 wrong;
 
 	mutex_lock(&img->meta_lock);
-	if (l1_read(img, guest) != l1_entry) {
+	wrong = check_entries(img, b, &why, &bad);
+	if (wrong && l1_read(img, guest) == l1_entry) {
+		/* First: nobody may change its neighbours, and write it then. */
+		mutex_unlock(&img->meta_lock);
+		corrupt_entries(img, guest, l1_entry, &bad, why, wrong);
+		mutex_lock(&img->meta_lock);
+	}
+	/* The second where a writer came in between: the image fails then. */
+	if (l1_read(img, guest) != l1_entry ||
+	    (wrong && qc_image_writable(img))) {
 		mutex_unlock(&img->meta_lock);
 		qc_block_free(b);
 		return -EAGAIN;
 	}
-	wrong = check_entries(img, b, &why, &bad);
 	qc_block_insert(b);
 	mutex_unlock(&img->meta_lock);
-	if (wrong)
-		corrupt_entries(img, guest, l1_entry, &bad, why, wrong);
 	return 0;
 }
 
