@@ -126,6 +126,26 @@ test_what_is_said()
 	all_gone
 }
 
+# That it cannot become as long as it must is said before anything is copied.
+test_cannot_grow()
+{
+	qemu-img create -q -f qcow2 -o compat=0.10 base 4M
+	qemu-io -c 'write -P 1 0 4M' base >/dev/null
+	qemu-img snapshot -c one base
+	qemu-img create -q -f qcow2 -b base -F qcow2 sn1 8M
+	qemu-io -c 'write -P 2 1M 6M' sn1 >/dev/null
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 active
+	sha256sum base sn1 active >sums
+	exits 4 'base has internal snapshots, and is of version 2' \
+		qcow2setup commit ./active --top sn1
+	qcow2setup open ./active vm
+	exits 4 'base has internal snapshots, and is of version 2' \
+		qcow2setup commit vm --base base
+	qcow2setup close vm
+	sha256sum -c sums
+	all_gone
+}
+
 # Whoever else stands on an image that is about to change is named.
 test_other_overlays()
 {

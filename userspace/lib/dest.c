@@ -45,13 +45,10 @@ void dest_free(struct dest *dest)
 int dest_check(const struct live *live, unsigned int index, uint64_t size)
 {
 	const struct image *image = &live->chain.layers[index];
+	int r = image_check_grow(image, size);
 
-	if (image->size < size && image->format == FORMAT_RAW &&
-	    image->is_device)
-		return report_fail(ENOSPC,
-				   "%s is too small: it has %llu bytes, and %llu are needed.",
-				   image->path, (unsigned long long)image->size,
-				   (unsigned long long)size);
+	if (r < 0)
+		return r;
 	if (access(image->path, W_OK) < 0)
 		return report_errno(errno, "Cannot write %s", image->path);
 	return image_check_usable(image, true);

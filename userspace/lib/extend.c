@@ -15,29 +15,6 @@
 #include "report.h"
 #include "state.h"
 
-static int check_place(const struct image *file, uint64_t size)
-{
-	if (!file->is_device || size <= file->length)
-		return 0;
-	return report_fail(ENOSPC,
-			   "%s has %llu bytes: make it longer first.",
-			   file->path, (unsigned long long)file->length);
-}
-
-static int check_data(const struct image *top, uint64_t size)
-{
-	struct image data;
-	int r;
-
-	if (!image_external(top))
-		return 0;
-	r = image_open_data(top, &data);
-	if (!r)
-		r = check_place(&data, size);
-	image_close(&data);
-	return r;
-}
-
 /*
  * The kernel would refuse as well, but only when the device stands still. What
  * a longer layer has behind the end of the image would have to be hidden, one
@@ -54,16 +31,7 @@ static int check_qcow2(const struct live *live, uint64_t size)
 		return report_fail(EOPNOTSUPP,
 				   "%s is longer than %s, and would show through: close the device, and resize the image.",
 				   chain->layers[1].path, top->path);
-	if (top->header.version < 3 && top->header.nb_snapshots)
-		return report_fail(EOPNOTSUPP,
-				   "%s has internal snapshots, and is of version 2: these have the size of the image, which cannot change.",
-				   top->path);
-	if (qcow2_l1_entries(&top->header, size) > QCOW2_MAX_L1_BYTES / 8)
-		return report_fail(EFBIG,
-				   "%s has clusters of %u bytes, too small for an image of %llu bytes.",
-				   top->path, top->header.cluster_size,
-				   (unsigned long long)size);
-	return check_data(top, size);
+	return image_check_grow(top, size);
 }
 
 static int check(const struct live *live, uint64_t size)
@@ -76,7 +44,7 @@ static int check(const struct live *live, uint64_t size)
 				   device->name);
 	if (top->format == FORMAT_QCOW2)
 		return check_qcow2(live, size);
-	return check_place(top, size);
+	return image_check_grow(top, size);
 }
 
 /* With what qemu-img writes for one more snapshot, or one less */

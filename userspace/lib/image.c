@@ -701,3 +701,46 @@ uint64_t image_need(const struct image *image)
 		total = QCOW2_MAX_OFFSET >> h->cluster_bits;
 	return total << h->cluster_bits;
 }
+
+static int check_room(const struct image *file, uint64_t size)
+{
+	if (!file->is_device || size <= file->length)
+		return 0;
+	return report_fail(ENOSPC,
+			   "%s has %llu bytes: make it longer first.",
+			   file->path, (unsigned long long)file->length);
+}
+
+static int check_data_room(const struct image *image, uint64_t size)
+{
+	struct image data;
+	int r;
+
+	if (!image_external(image))
+		return 0;
+	r = image_open_data(image, &data);
+	if (!r)
+		r = check_room(&data, size);
+	image_close(&data);
+	return r;
+}
+
+int image_check_grow(const struct image *image, uint64_t size)
+{
+	const struct qcow2_header *h = &image->header;
+
+	if (size <= image->size)
+		return 0;
+	if (image->format != FORMAT_QCOW2)
+		return check_room(image, size);
+	if (h->version < 3 && h->nb_snapshots)
+		return report_fail(EOPNOTSUPP,
+				   "%s has internal snapshots, and is of version 2: these have the size of the image, which cannot change.",
+				   image->path);
+	if (qcow2_l1_entries(h, size) > QCOW2_MAX_L1_BYTES / 8)
+		return report_fail(EFBIG,
+				   "%s has clusters of %u bytes, too small for an image of %llu bytes.",
+				   image->path, h->cluster_size,
+				   (unsigned long long)size);
+	return check_data_room(image, size);
+}

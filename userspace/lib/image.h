@@ -136,6 +136,15 @@ int image_fault(const struct image *image, const struct qcow2_fault *fault);
  */
 int image_check_usable(const struct image *image, bool role_write);
 
+/**
+ * image_check_grow() - could an image be made longer?
+ * @image: the image
+ * @size: bytes that it is to have; it may be long enough
+ *
+ * Return: 0, or an error, reported.
+ */
+int image_check_grow(const struct image *image, uint64_t size);
+
 /** image_external() - is its guest data in an external data file? */
 static inline bool image_external(const struct image *image)
 {
