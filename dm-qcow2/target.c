@@ -536,11 +536,17 @@ static int defer(struct qc_target *t, struct bio *bio, u64 guest)
  * A lower layer or a data device need not support NOWAIT where the device of the
  * top image does, which is the one that counts for the queue: then a work item
  * waits for it.
+ *
+ * And whoever hears of EAGAIN only when other parts of the bio are through cannot
+ * do it again: io_uring sends a request to a thread that may wait only if it is
+ * told at once.  So NOWAIT goes down with a bio that is in one piece.  Parts of
+ * others need not even be unlucky: a device with 128 tags never has 129.
  */
 static bool may_sleep_below(const struct bio *bio, const struct qc_place *place)
 {
 	return unlikely(bio->bi_opf & REQ_NOWAIT) &&
-		!bdev_nowait(place->layer->bdev);
+		(!bdev_nowait(place->layer->bdev) ||
+		 place->ext.len < bio->bi_iter.bi_size);
 }
 
 /* Send a bio to where the lookup found its start; the rest comes again. */
@@ -560,23 +566,29 @@ static int remap(struct bio *bio, struct qc_io *io,
 
 /*
  * A part of a compressed read, at most as much as fits into a work item of its
- * own: so many of them run beside each other.
+ * own: so many of them run beside each other.  What follows may be remapped, as
+ * NOWAIT if the bio is: before that, no part may be under way.
  */
 static int map_packed(struct qc_target *t, struct bio *bio,
 		      struct qc_place *place, u64 guest)
 {
 	u32 unit = max_t(u32, place->layer->img->h.cluster_size, UNPACK_BYTES);
 	u32 len = unit - (guest & (unit - 1));
-	bool done = place->ext.len >= min(len, bio->bi_iter.bi_size);
+	bool part = len < bio->bi_iter.bi_size;
 	struct qc_unpack u;
+	bool done;
 
-	if (len < bio->bi_iter.bi_size)
-		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
 	/* Who finds all in the cache has to have a reserve as well. */
-	if (done)
-		done = qc_reserve_ready(&t->reserve) &&
-			qc_unpack_find(place->layer->img, place->ext.packed,
-				       &u);
+	done = place->ext.len >= min(len, bio->bi_iter.bi_size) &&
+		qc_reserve_ready(&t->reserve) &&
+		qc_unpack_find(place->layer->img, place->ext.packed, &u);
+	if (!done && part && (bio->bi_opf & REQ_NOWAIT)) {
+		qc_place_leave(place);
+		bio_wouldblock_error(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (part)
+		dm_accept_partial_bio(bio, len >> SECTOR_SHIFT);
 	if (done)
 		qc_unpack_to_bio(&u, place->ext.host, bio, 0,
 				 bio->bi_iter.bi_size);
@@ -599,7 +611,8 @@ static int map_read(struct qc_target *t, struct bio *bio, struct qc_io *io,
 	case QC_MAP_DATA:
 	case QC_MAP_PACKED:
 		if (qc_wants_populate(t, &place) ||
-		    may_sleep_below(bio, &place)) {
+		    (place.ext.map != QC_MAP_PACKED &&
+		     may_sleep_below(bio, &place))) {
 			qc_place_leave(&place);
 			return defer(t, bio, guest);
 		}

@@ -18,9 +18,10 @@ SIZE = 8 * MIB
 
 def fio(device, **options):
     """A job of io_uring with direct I/O; its threads are fio's own."""
+    options.setdefault("bs", "4k")
     words = [f"--{key}={value}" for key, value in options.items()]
     return ["fio", "--name=x", f"--filename={device}", "--thread", "--direct=1",
-            "--ioengine=io_uring", f"--size={SIZE}", "--bs=4k", "--iodepth=32",
+            "--ioengine=io_uring", f"--size={SIZE}", "--iodepth=32",
             *words]
 
 
@@ -44,6 +45,47 @@ def nowait():
         for at in range(0, SIZE, 256 * KIB):
             ktap.same_bytes(dev.read(at, 64 * KIB, flags=os.RWF_NOWAIT),
                             want[at:at + 64 * KIB], f"at {at}")
+
+
+def scatter(dev, start):
+    """More pieces than the device below takes at once, of which no two can be
+    merged. Returns what is there."""
+    data = fx.pattern("scattered", MIB)
+    for i in range(256):
+        at = i * 97 % 256 * 4 * KIB
+        dev.write(start + at, data[at:at + 4 * KIB])
+    return data
+
+
+@ktap.test
+def nowait_in_pieces():
+    """One EAGAIN of many pieces would end all of it, and late."""
+    fx.create("image", SIZE, cluster_size="4k")
+    with fx.opened([("qcow2", "image")], SIZE) as (_, dev):
+        want = scatter(dev, 0)
+        ktap.same_bytes(dev.read(0, MIB, flags=os.RWF_NOWAIT), want, "read")
+        want = fx.pattern("again", MIB)
+        dev.write(0, want, flags=os.RWF_NOWAIT)
+        ktap.same_bytes(dev.read(0, MIB), want, "written")
+        fx.run(*fio(dev.path, rw="rw", bs="1M", verify="crc32c"))
+
+
+@ktap.test
+def nowait_compressed_in_pieces():
+    """Compressed clusters with pieces of an overlay between and behind them"""
+    want = bytearray(fx.pattern("base", SIZE))
+    with open("plain", "wb") as f:
+        f.write(want)
+    fx.qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "plain", "base")
+    fx.pad("base")
+    fx.create("top", SIZE, backing="base", cluster_size="4k")
+    with fx.opened([("qcow2", "top"), ("qcow2", "base")], SIZE) as (_, dev):
+        want[MIB:2 * MIB] = scatter(dev, MIB)
+        for _ in range(2):
+            ktap.equal(subprocess.run(fio(dev.path, rw="read", bs="2M"),
+                                      stdout=subprocess.DEVNULL).returncode, 0,
+                       "fio's exit status")
+        ktap.same_bytes(dev.read(0, 2 * MIB), bytes(want[:2 * MIB]), "read")
 
 
 @ktap.test
