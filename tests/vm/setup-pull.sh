@@ -210,4 +210,29 @@ test_internal_snapshots()
 	all_gone
 }
 
+# A device that takes an I/O in more pieces than there are tags below it ends it
+# with EAGAIN late, if it must not wait: each time anew.
+test_base_in_pieces()
+{
+	local loop before i
+
+	head -c 1M /dev/urandom >raw
+	loop=$(attach raw)
+	for ((i = 0; i < 2048; i++)); do
+		echo "$i 1 linear $loop $((i * 97 % 2048))"
+	done | dmsetup create pieces
+	qcow2setup create mid -b /dev/mapper/pieces -F raw
+	qcow2setup create top -b mid -F qcow2
+	qcow2setup open ./top vm
+	before=$(device_contents vm)
+	timeout 60 qcow2setup pull vm --into mid
+	equal "$(layers vm)" "top mid" "layers"
+	equal "$(device_contents vm)" "$before" "contents"
+	qcow2setup close vm
+	dmsetup remove pieces
+	losetup -d "$loop"
+	check_images mid top
+	all_gone
+}
+
 main "$@"

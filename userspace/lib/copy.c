@@ -29,6 +29,7 @@ enum step { STEP_IDLE, STEP_READ, STEP_WRITE, STEP_PUNCH, STEP_ZERO };
  * @start: bytes
  * @length: bytes
  * @done: bytes of this step that are
+ * @waits: to be done by a thread of io_uring's that may wait
  * @buf: of REQUEST_BYTES
  */
 struct slot {
@@ -36,6 +37,7 @@ struct slot {
 	uint64_t start;
 	uint64_t length;
 	uint64_t done;
+	bool waits;
 	void *buf;
 };
 
@@ -100,6 +102,8 @@ static void begin(struct engine *engine, struct slot *slot, enum step step)
 		slot->done = 0;
 	slot->step = step;
 	prepare(engine, slot, sqe);
+	if (slot->waits)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, slot);
 }
 
@@ -117,6 +121,11 @@ static int fail_request(const struct engine *engine, const struct slot *slot,
 /* Return: the step that comes next, or a negative error, reported. */
 static int step_after(struct engine *engine, struct slot *slot, int result)
 {
+	/*
+	 * io_uring goes on by itself after EAGAIN, but not if that comes late, of
+	 * one part of several; sent the same way, it may come each time.
+	 */
+	slot->waits = result == -EAGAIN;
 	if (result == -EINTR || result == -EAGAIN)
 		return slot->step;
 	/* Not every device unmaps; zeroes are written there. */
