@@ -116,7 +116,10 @@ test_refused()
 	exits 1 'not a mount point' \
 		qcow2setup snapshot a=x b=y --fsfreeze "$PWD/plain"
 	exits 4 'No such file' qcow2setup snapshot a=x b=y --fsfreeze none
-	exits 1 'holds' qcow2setup snapshot a=x b=y --fsfreeze /scratch
+	exits 1 'it holds' \
+		qcow2setup snapshot a=/run/x b=/run/y --fsfreeze /scratch
+	exits 1 'has to go on in' \
+		qcow2setup snapshot a=x b=y --fsfreeze /scratch
 	exits 4 'does not answer' qcow2setup snapshot a=x --qga none
 	all_on .qcow2 a b
 	fails test -e x
