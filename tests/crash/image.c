@@ -4,8 +4,13 @@
  */
 #include <endian.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "image.h"
+
+/* Of an image's compressed data */
+#define WINDOW_BITS	12
+#define MAX_CLUSTER	(2 << 20)
 
 static int inside(const struct image *image, uint64_t offset, uint64_t bytes)
 {
@@ -82,7 +87,10 @@ const char *image_snapshot(const struct image *image, const char *name,
 	return "snapshot is missing";
 }
 
-/* What an L2 table says of the part of a cluster that @guest is in. */
+/*
+ * What an L2 table says of the part of a cluster that @guest is in. @offset is
+ * where its data is, or the entry itself where that is compressed.
+ */
 static const char *entry_kind(const struct image *image, uint64_t table,
 			      uint64_t guest, enum qcow2_kind *kind,
 			      uint64_t *offset)
@@ -97,13 +105,41 @@ static const char *entry_kind(const struct image *image, uint64_t table,
 				   image->length);
 	if (why)
 		return why;
-	*offset = (entry & QCOW2_OFFSET_MASK) + part;
 	*kind = qcow2_l2_kind(entry);
+	*offset = *kind == QCOW2_COMPRESSED ? entry :
+		(entry & QCOW2_OFFSET_MASK) + part;
 	if (words == 1)
 		return NULL;
 	bitmap = entry_at(image, table, index + 1);
 	*kind = qcow2_sub_kind(entry, bitmap, part >> image->h.sub_bits);
 	return qcow2_l2_bitmap_check(entry, bitmap);
+}
+
+/* The cluster that @entry leads to, until the next call */
+static const char *unpack(const struct image *image, uint64_t entry,
+			  const uint8_t **cluster)
+{
+	uint64_t offset = qcow2_packed_offset(&image->h, entry);
+	uint64_t bytes = qcow2_packed_bytes(&image->h, entry);
+	static uint8_t buf[MAX_CLUSTER];
+	z_stream z = {
+		.next_in = (Bytef *)image->bytes + offset,
+		.next_out = buf,
+		.avail_out = image->h.cluster_size,
+	};
+	int r;
+
+	if (!inside(image, offset, 1))
+		return "compressed data outside the image";
+	z.avail_in = bytes < image->length - offset ? bytes :
+		image->length - offset;
+	if (inflateInit2(&z, -WINDOW_BITS) != Z_OK)
+		return "zlib does not start";
+	r = inflate(&z, Z_FINISH);
+	inflateEnd(&z);
+	*cluster = buf;
+	return (r == Z_STREAM_END || r == Z_BUF_ERROR) && !z.avail_out ?
+		NULL : "compressed data is damaged";
 }
 
 /* Where @offset of the device that holds the data is in these bytes. */
@@ -148,8 +184,11 @@ const char *image_part(const struct image *image, const struct image_map *map,
 	why = entry_kind(image, offset, guest, kind, &offset);
 	if (why)
 		return why;
-	if (*kind == QCOW2_COMPRESSED)
-		return "a compressed cluster";
+	if (*kind == QCOW2_COMPRESSED) {
+		why = unpack(image, offset, data);
+		*data += guest & (image->h.cluster_size - 1);
+		return why;
+	}
 	if (*kind != QCOW2_NORMAL)
 		return check_raw(image, guest);
 	offset = data_offset(image, offset);

@@ -31,9 +31,10 @@ const char *image_snapshot(const struct image *image, const char *name,
 
 /*
  * Looks up a part of the guest's disk: a subcluster where there are any, else a
- * cluster; @part counts them. Where it has data, *data points to it; it is NULL
- * where it reads as zeroes or belongs to the layer below, see @kind. It is an error
- * if a data file that is to be a raw image by itself reads otherwise there.
+ * cluster; @part counts them. Where it has data, *data points to it (where that is
+ * compressed, until the next call); it is NULL where it reads as zeroes or belongs
+ * to the layer below, see @kind. It is an error if a data file that is to be a raw
+ * image by itself reads otherwise there.
  */
 const char *image_part(const struct image *image, const struct image_map *map,
 		       uint64_t part, enum qcow2_kind *kind,

@@ -6,6 +6,7 @@ create    options of qemu-img create
 size      of the guest's disk, MiB
 device    MiB; large enough for all that the internal snapshots keep
 filled    how much of the disk holds data at the start, percent
+packed    the data at the start is compressed, where that makes it shorter
 backing   (options, size in MiB) of a layer below
 ops       operations for a thousand crash points of all images together
 flushes   of 1000 operations
@@ -58,6 +59,13 @@ IMAGES = [
     dict(name="subclusters-zero-from",
          create="cluster_size=16k,extended_l2=on", size=12, device=48,
          filled=10, virgin="zero", interval=100, edits="c1"),
+    # Writes take clusters out of their compressed neighbours' host clusters.
+    dict(name="compressed", create="cluster_size=64k", size=16, device=72,
+         filled=60, packed=True, edits="c1,c2,d1"),
+    # Short ones over a layer that shows again where they are discarded
+    dict(name="compressed-v2-backing",
+         create="cluster_size=8k,compat=0.10", size=12, device=48, filled=40,
+         packed=True, backing=("cluster_size=64k", 8), edits="c1,d1"),
     # Data at the guest's offsets; places are written again before what dropped
     # them is durable.
     dict(name="data-file", create="cluster_size=64k", size=16, device=40,
@@ -72,7 +80,7 @@ IMAGES = [
 
 DEFAULTS = dict(filled=0, backing=None, ops=450, flushes=90, edits="",
                 interval=1000, bitmap=False, features=(), virgin="pattern",
-                skip_flush=0, data=None)
+                skip_flush=0, data=None, packed=False)
 
 # Where each flush of the commit is needed most, and what misses it.
 FAULTS = [
