@@ -180,7 +180,7 @@ static void print_kernel(const struct kernel_status *status)
 		printf("  clusters: in use up to %llu of %llu\n",
 		       (unsigned long long)status->used_clusters,
 		       (unsigned long long)status->total_clusters);
-	printf("            %llu allocated, %llu copied or filled since open\n",
+	printf("            %llu allocated, %llu copied or filled since resumed\n",
 	       (unsigned long long)status->allocated,
 	       (unsigned long long)status->copied);
 	printf("  commits:  %llu, %llu metadata blocks not yet durable\n",
