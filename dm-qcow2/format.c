@@ -254,7 +254,7 @@ int qcow2_header_check_bounds(const struct qcow2_header *h, __u64 image_bytes,
 	if (!inside(h->l1_table_offset, (__u64)h->l1_size * 8, image_bytes))
 		return FAULT(fault, "l1_table_offset", FIELD(l1_table_offset),
 			     h->l1_table_offset,
-			     "the L1 table ends beyond the device; was the file rounded down to a sector by its loop device?");
+			     "the L1 table ends beyond the device; use one as long as the image (loop devices show whole sectors of a file: truncate it up to the next)");
 	if (!inside(h->refcount_table_offset, reftable_bytes, image_bytes))
 		return FAULT(fault, "refcount_table_offset",
 			     FIELD(refcount_table_offset),
