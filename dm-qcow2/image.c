@@ -851,26 +851,64 @@ static void stop_writing(struct qc_image *img)
 }
 
 /*
+ * Does the L1 table in memory differ from the image's?  1 if it does.  The header
+ * alone does not tell: who deletes a snapshot and makes another one may get the
+ * same clusters for the snapshot table again, but other COPIED flags.
+ */
+static int l1_edited(struct qc_image *img)
+{
+	u64 bytes = (u64)img->h.l1_size * 8;
+	void *buf = kmalloc(QC_BLOCK_MAX_BYTES, GFP_KERNEL);
+	int ret = 0;
+	u64 pos;
+
+	if (!buf)
+		return -ENOMEM;
+	for (pos = 0; pos < bytes && !ret; pos += img->block_bytes) {
+		u32 len = min_t(u64, bytes - pos, img->block_bytes);
+		struct qc_block *b = xa_load(&img->tables[QC_L1],
+					     pos / img->block_bytes);
+
+		ret = qc_image_read_bytes(img, img->h.l1_table_offset + pos, buf,
+					  len);
+		if (!ret && (b ? !!memcmp(b->data, buf, len) :
+			     !!memchr_inv(buf, 0, len)))
+			ret = 1;
+	}
+	kfree(buf);
+	return ret;
+}
+
+static bool header_edited(const struct qc_image *img,
+			  const struct qcow2_header *h)
+{
+	return h->size != img->h.size || h->l1_size != img->h.l1_size ||
+		h->l1_table_offset != img->h.l1_table_offset ||
+		h->refcount_table_offset != img->h.refcount_table_offset ||
+		h->nb_snapshots != img->h.nb_snapshots ||
+		h->snapshots_offset != img->h.snapshots_offset ||
+		h->incompatible != img->h.incompatible ||
+		h->autoclear != img->h.autoclear;
+}
+
+/*
  * While nobody wrote it, tools may have edited the image.  What is in memory then
  * is that of readers, for whom nothing is read anew: their L1 table would be
- * written as if it were still the image's.
+ * written as if it were still the image's, and bitmaps made meanwhile would not
+ * be marked as in use.
  */
 static int check_unedited(struct qc_image *img)
 {
 	struct qcow2_header h;
-	int err;
+	int ret;
 
 	if (!img->active)
 		return 0;
-	err = read_header(img, &h);
-	if (err)
-		return err;
-	if (h.size == img->h.size && h.l1_size == img->h.l1_size &&
-	    h.l1_table_offset == img->h.l1_table_offset &&
-	    h.refcount_table_offset == img->h.refcount_table_offset &&
-	    h.nb_snapshots == img->h.nb_snapshots &&
-	    h.snapshots_offset == img->h.snapshots_offset)
-		return 0;
+	ret = read_header(img, &h);
+	if (!ret)
+		ret = header_edited(img, &h) ? 1 : l1_edited(img);
+	if (ret <= 0)
+		return ret;
 	DMERR("%pg: edited while another device reads it: suspend that one first",
 	      img->bdev);
 	return -EBUSY;

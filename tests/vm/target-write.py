@@ -515,6 +515,30 @@ def a_read_only_table_writes_nothing():
     ktap.same_bytes(fx.file_bytes("image"), before, "the file")
 
 
+def _edited_beside_a_reader(dev, chain, edit):
+    """Edits the image while a reader has it in memory; it is resumed only when
+    that reader is gone."""
+    reader = blk.Dm("reader")
+    path = reader.create(chain.length // 512, chain.params(), read_only=True)
+    beside = blk.Device(path, os.O_RDONLY)
+    beside.read(0, 4096)
+    chain.dm.suspend()
+    before = fx.content("image")
+    edit()
+    fx.kernel_log()
+    try:
+        chain.dm.resume()
+        raise ktap.Failure("it was resumed")
+    except OSError as e:
+        ktap.equal(e.errno, errno.EBUSY, "errno")
+    ktap.check("edited while" in fx.kernel_log(), "nothing in the log")
+    beside.close()
+    reader.remove()
+    chain.dm.resume()
+    dev.write(0, b"\3" * MIB)
+    return before
+
+
 @ktap.test
 def an_edit_beside_a_reader():
     """What it changed is not in the memory that both devices share."""
@@ -523,27 +547,44 @@ def an_edit_beside_a_reader():
     fx.qemu_io("image", "write -P 1 0 4M")
     with fx.opened([("qcow2", "image")], size, room=16 * MIB) as (chain, dev):
         dev.write(0, b"\2" * 4096)
-        reader = blk.Dm("reader")
-        path = reader.create(size // 512, chain.params(), read_only=True)
-        beside = blk.Device(path, os.O_RDONLY)
-        beside.read(0, 4096)
-        chain.dm.suspend()
-        before = fx.content("image")
-        fx.qemu_img("snapshot", "-c", "one", "image")
-        fx.kernel_log()
-        try:
-            chain.dm.resume()
-            raise ktap.Failure("it was resumed")
-        except OSError as e:
-            ktap.equal(e.errno, errno.EBUSY, "errno")
-        ktap.check("edited while" in fx.kernel_log(), "nothing in the log")
-        beside.close()
-        reader.remove()
-        chain.dm.resume()
-        dev.write(0, b"\3" * MIB)
+        before = _edited_beside_a_reader(dev, chain, lambda: fx.qemu_img(
+            "snapshot", "-c", "one", "image"))
     fx.check("image")
     ktap.same_bytes(fx.content("image", snapshot="one"), before, "snapshot")
     ktap.same_bytes(fx.content("image"), b"\3" * MIB + before[MIB:], "image")
+
+
+@ktap.test
+def a_table_edited_beside_a_reader():
+    """The header as before: of the L1 table alone, a flag."""
+    size = 4 * MIB
+    fx.create("image", size)
+    fx.qemu_io("image", "write -P 1 0 4M")
+
+    def shared():
+        table = fx.peek("image", 40, "Q")
+        entry = fx.peek("image", table, "Q")
+        fx.poke("image", table, "Q", entry & ~(1 << 63))
+        os.sync()
+
+    with fx.opened([("qcow2", "image")], size, room=16 * MIB) as (chain, dev):
+        dev.write(0, b"\2" * 4096)
+        before = _edited_beside_a_reader(dev, chain, shared)
+    ktap.same_bytes(fx.content("image"), b"\3" * MIB + before[MIB:], "image")
+
+
+@ktap.test
+def a_bitmap_added_beside_a_reader():
+    """It would go on as if it knew of all writes."""
+    size = 4 * MIB
+    fx.create("image", size)
+    with fx.opened([("qcow2", "image")], size, room=16 * MIB) as (chain, dev):
+        dev.write(0, b"\2" * 4096)
+        _edited_beside_a_reader(dev, chain, lambda: fx.qemu_img(
+            "bitmap", "--add", "image", "b"))
+    fx.check("image")
+    ktap.check("in-use" in fx.qemu_img("info", "image"),
+               "the bitmap is taken for complete")
 
 
 @ktap.test
