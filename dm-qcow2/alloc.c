@@ -574,9 +574,12 @@ static int ref_area(struct qc_image *img, u64 start, u64 count)
 
 		if (err)
 			return err;
-		for (i = 0; i < n; i++)
+		for (i = 0; i < n && !ref_get(img, b, start + i); i++)
 			ref_set(img, b, start + i, 1);
 		mutex_unlock(&img->meta_lock);
+		/* Counted before the device was long enough for it */
+		if (i < n)
+			return -EIO;
 		start += n;
 		count -= n;
 	}
@@ -973,15 +976,23 @@ static int open_snapshots(struct qc_image *img)
 					     img->h.snapshots_offset, bytes);
 }
 
-/* Clusters in use end in the last refcount block that counts any. */
+/*
+ * Clusters in use end in the last refcount block that counts any.  What the device
+ * does not have is not asked for: a small file that is sparse can have a million
+ * refcount blocks of 2 MiB, and nobody can stop their reading.
+ */
 static int find_end(struct qc_image *img)
 {
-	u32 index = img->reftable_blocks;
+	/* The last one need not be there as a whole. */
+	u64 end = round_up(qc_image_clusters(img) + 1, refs_per_block(img));
+	u64 per_block = 1ULL << img->h.refblock_bits;
+	u32 index = min_t(u64, img->reftable_blocks,
+			  DIV_ROUND_UP_ULL(end, per_block));
 
 	img->hwm = 0;
 	while (index--) {
-		u64 first = (u64)index << img->h.refblock_bits;
-		u64 c = first + (1ULL << img->h.refblock_bits);
+		u64 first = index * per_block;
+		u64 c = min(first + per_block, end);
 
 		cond_resched();
 		if (!rt_read(img, index))
