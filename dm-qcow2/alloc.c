@@ -859,6 +859,9 @@ static int metaset_add_range(struct qc_image *img, const char *what, u64 host,
 			DMERR("%pg: the %s at %llu overlaps metadata at %llu; run qemu-img check",
 			      img->bdev, what, host,
 			      c << img->h.cluster_bits);
+		else if (err == -EFBIG)
+			DMERR("%pg: more clusters of metadata than are kept track of",
+			      img->bdev);
 		if (err)
 			return err;
 	}

@@ -12,8 +12,12 @@
 #include "metaset.h"
 
 #define MIN_BITS	6
-/* 100 million tables: a petabyte of clusters of the usual size */
-#define MAX_BITS	27
+/*
+ * 12 million clusters, 128 MiB: 4 million L2 tables and a million refcount blocks
+ * are all that a header allows for, the rest is for tables of snapshots.  65,536 of
+ * these, 32 MiB each, would be 4 billion clusters in a file that is sparse.
+ */
+#define MAX_BITS	24
 
 static unsigned int slot_of(const struct qc_metaset *set, u64 cluster)
 {
@@ -42,7 +46,7 @@ static int resize(struct qc_metaset *set, unsigned int bits)
 	unsigned int i;
 
 	if (bits > MAX_BITS)
-		return -ENOMEM;
+		return -EFBIG;
 	noio = memalloc_noio_save();
 	bigger.slot = kvcalloc(1U << bits, sizeof(u64), GFP_KERNEL | __GFP_NOWARN);
 	memalloc_noio_restore(noio);

@@ -25,7 +25,8 @@ struct qc_metaset {
  * @set: the set
  * @cluster: host cluster
  *
- * Return: 0, -EEXIST if it was there, -ENOMEM.
+ * Return: 0, -EEXIST if it was there, -EFBIG if the set is as large as one may be,
+ * -ENOMEM.
  */
 int qc_metaset_add(struct qc_metaset *set, u64 cluster);
 

@@ -107,6 +107,22 @@ def bad_line(line, message):
         loop.detach()
 
 
+@ktap.test
+def more_tables_of_snapshots_than_there_is_memory_for():
+    """All in holes: a small file"""
+    tables, clusters = 200, 65536
+    fx.create("image", MIB, cluster_size=512)
+    where = 4 * MIB
+    poke("image", 60, "I", tables)
+    poke("image", 64, "Q", where)
+    first = 8 * MIB
+    for n in range(tables):
+        poke("image", where + 40 * n, "Q", first + n * clusters * 512)
+        poke("image", where + 40 * n + 8, "I", clusters * 64)
+    fx.grow("image", first + tables * clusters * 512)
+    refused([("qcow2", "image")], MIB, "more clusters of metadata")
+
+
 for title, line, message in (
         ("no arguments", "", "argument|layers"),
         ("no layers", "0", "layers|argument"),
