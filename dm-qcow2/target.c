@@ -785,9 +785,11 @@ static int activate(struct qc_target *t)
 	for (i = t->chain.nr; i > 0 && !err; i--) {
 		if (i == 1)
 			t->writer.below = bytes_below(t);
+		/* As a reader where another target has taken the image over */
 		if (t->chain.layer[i - 1].img)
 			err = qc_image_activate(t->chain.layer[i - 1].img,
-						writer_of(t, i - 1));
+						READ_ONCE(t->writable) ?
+						writer_of(t, i - 1) : NULL);
 	}
 	/* What it holds may have come through another device. */
 	if (!err && !t->top && t->writable)

@@ -391,6 +391,32 @@ def what_was_taken_over_is_written_no_more():
                     fx.pattern("c", 64 * KIB), "contents")
 
 
+@ktap.test
+def what_was_taken_over_is_not_taken_back():
+    """Suspended and resumed, the first one reads; the second goes on writing."""
+    size = 4 * MIB
+    fx.create("base", size)
+    fx.grow("base", 32 * MIB)
+    loop = blk.Loop("base")
+    line = f"1 qcow2 {loop.dev} - 1 yield"
+    first, second = blk.Dm("first"), blk.Dm("second")
+    first.create(size // 512, line)
+    b = blk.Device(second.create(size // 512, line))
+    first.suspend()
+    first.resume()
+    ktap.equal([dm.status().split()[0] for dm in (first, second)],
+               ["ro", "rw"], "status")
+    b.write(0, fx.pattern("b", 64 * KIB))
+    first.remove()
+    b.write(64 * KIB, fx.pattern("c", 64 * KIB))
+    b.close()
+    second.remove()
+    loop.detach()
+    fx.check("base")
+    ktap.same_bytes(fx.content("base")[:128 * KIB], fx.pattern("b", 64 * KIB) +
+                    fx.pattern("c", 64 * KIB), "contents")
+
+
 # Pull into the active image
 
 def populate(size, top, middle, middle_size, zeroes):
