@@ -850,6 +850,38 @@ static void keep_write_zeroes(struct qc_target *t)
 		       dm_device_name(dm_table_get_md(table)));
 }
 
+/* The target of the device's previous table that still writes our top image */
+static struct qc_target *superseded(struct qc_target *t)
+{
+	struct qc_target *old = NULL;
+	struct qc_writer *writer;
+
+	if (!t->top)
+		return NULL;
+	mutex_lock(&t->top->event_lock);
+	writer = t->top->writer;
+	if (writer && writer->ti->table != t->ti->table &&
+	    dm_table_get_md(writer->ti->table) == dm_table_get_md(t->ti->table))
+		old = container_of(writer, struct qc_target, writer);
+	mutex_unlock(&t->top->event_lock);
+	return old;
+}
+
+/*
+ * Where a target cannot be resumed, device-mapper leaves the device suspended, and
+ * those of the table that were resumed before it as they are.  Tools may have edited
+ * the image since then, or this is another table, whose predecessor is destroyed only
+ * when this one is resumed.  Nothing was written.
+ */
+static void deactivate_left(struct qc_target *t)
+{
+	struct qc_target *old = superseded(t);
+
+	if (old)
+		qc_postsuspend(old->ti);
+	qc_postsuspend(t->ti);
+}
+
 /*
  * In a work item: who resumes may have been killed, and then neither threads
  * nor large buffers can be made on its behalf.  The device would stay suspended,
@@ -859,8 +891,7 @@ static int qc_preresume(struct dm_target *ti)
 {
 	struct activation a = { .t = ti->private };
 
-	if (a.t->active)
-		return 0;
+	deactivate_left(a.t);
 	INIT_WORK_ONSTACK(&a.work, activate_work);
 	queue_work(activate_wq, &a.work);
 	flush_work(&a.work);

@@ -606,6 +606,56 @@ def refcount_blocks_in_holes():
 
 
 @ktap.test
+def a_table_that_is_resumed_in_part():
+    """Its first target is resumed, the second is not: what tools write then
+    counts, and another table need not be loaded twice."""
+    size = 4 * MIB
+    loops = []
+    for name in ("a", "b"):
+        fx.create(name, size)
+        fx.grow(name, 16 * MIB)
+        loops.append(blk.Loop(name))
+    lines = [(size // 512, "qcow2", f"1 qcow2 {loop.dev} -")
+             for loop in loops]
+    dm = blk.Dm("parts")
+    dm.create(size // 512, lines[0][2])
+
+    def resume_fails():
+        try:
+            dm.resume()
+        except OSError as e:
+            ktap.equal(e.errno, errno.EROFS, "errno")
+            return
+        raise ktap.Failure("it was resumed")
+
+    # The dirty bit
+    fx.poke("b", 79, "B", 1)
+    os.sync()
+    dm.load_table(lines)
+    resume_fails()
+    fx.qemu_io("a", "write -P 1 0 64k")
+    resume_fails()
+    fx.qemu_io("a", "write -P 2 64k 64k")
+    fx.poke("b", 79, "B", 0)
+    os.sync()
+    dm.load_table(lines)
+    dm.resume()
+    dev = blk.Device(dm.path)
+    ktap.same_bytes(dev.read(0, 128 * KIB), b"\1" * 64 * KIB +
+                    b"\2" * 64 * KIB, "the first part")
+    dev.write(128 * KIB, b"\3" * 64 * KIB)
+    dev.write(size, b"\4" * 64 * KIB)
+    dev.close()
+    dm.remove()
+    for loop in loops:
+        loop.detach()
+    fx.check("a")
+    fx.check("b")
+    ktap.same_bytes(fx.content("a")[:192 * KIB], b"\1" * 64 * KIB +
+                    b"\2" * 64 * KIB + b"\3" * 64 * KIB, "the first image")
+
+
+@ktap.test
 def shrinker_and_metadata_limit():
     """A small limit and dropped caches cost time, not correctness."""
     size = 16 * MIB
