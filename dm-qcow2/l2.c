@@ -148,7 +148,9 @@ static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 		ext->len = end - ext->host;
 		return;
 	}
-	ext->map = ext->map == QC_MAP_DATA ? QC_MAP_ZERO : QC_MAP_BAD;
+	/* What is written in place has to be there. */
+	ext->map = ext->map == QC_MAP_DATA || !qc_image_writable(img) ?
+		QC_MAP_ZERO : QC_MAP_BAD;
 	ext->beyond = true;
 	/* Not kept for anybody: it may be a snapshot's as well. */
 	ext->host = 0;

@@ -116,6 +116,25 @@ def past_its_end_a_layer_owns_zeroes():
 
 
 @ktap.test
+def what_a_file_lacks_of_its_last_cluster():
+    """reads as zeroes, and so does a copy of the cluster."""
+    size = 4 * MIB
+    fx.create("base", size)
+    fx.qemu_io("base", "write -P 1 0 64k")
+    os.truncate("base", os.path.getsize("base") - 32 * KIB)
+    reads_as_qemu([("qcow2", "base")], size)
+    model = bytearray(fx.content("base"))
+    fx.create("top", size, backing="base")
+    with fx.opened([("qcow2", "top"), ("qcow2", "base")], size) as (_, dev):
+        ktap.same_bytes(dev.read_all(), bytes(model), "as a lower layer")
+        dev.write(48 * KIB, b"\2" * 4 * KIB)
+        model[48 * KIB:52 * KIB] = b"\2" * 4 * KIB
+        ktap.same_bytes(dev.read_all(), bytes(model), "copied")
+    fx.check("top")
+    ktap.same_bytes(fx.content("top"), bytes(model), "what QEMU reads")
+
+
+@ktap.test
 def a_chain_of_64_layers():
     layers = []
     below = None
