@@ -65,6 +65,15 @@ static bool shares_device(const struct qc_layer *a, const struct qc_layer *b)
 		a->bdev == b->dev->bdev || a->bdev == b->bdev;
 }
 
+/* Guest data would be written where the image has its header and tables. */
+static bool is_mirror(const struct qc_target *t, const struct qc_layer *layer)
+{
+	struct block_device *bdev = t->mirror ? qc_mirror_bdev(t->mirror) : NULL;
+
+	return bdev && !layer->raw &&
+		(bdev == layer->dev->bdev || bdev == layer->bdev);
+}
+
 static int check_layer(struct qc_target *t, u32 index)
 {
 	const struct qc_layer *layer = &t->chain.layer[index];
@@ -72,6 +81,10 @@ static int check_layer(struct qc_target *t, u32 index)
 
 	if (layer->data && layer->bdev == layer->dev->bdev) {
 		t->ti->error = "The data device of a layer is the image itself";
+		return -EINVAL;
+	}
+	if (is_mirror(t, layer)) {
+		t->ti->error = "The mirror is the device of a qcow2 layer";
 		return -EINVAL;
 	}
 	if (layer_unit(layer) > layer_unit(&t->chain.layer[0])) {

@@ -91,6 +91,8 @@ def a_table_longer_than_the_image():
 
 def bad_line(line, message):
     fx.create("image", MIB)
+    # Long enough for whatever the line makes of it
+    fx.grow("image", 2 * MIB)
     loop = fx.blk.Loop("image")
     dm = fx.blk.Dm("refused")
     fx.kernel_log()
@@ -140,6 +142,8 @@ for title, line, message in (
          "zero_from|argument"),
         ("a bad zero_from", "1 qcow2 {dev} - 2 zero_from -7", "zero_from"),
         ("too many arguments", "1 qcow2 {dev} - 0 surplus", "argument|surplus|words left"),
+        ("the image as its own mirror", "1 qcow2 {dev} - 2 mirror {dev}",
+         "mirror.*qcow2"),
         ("one device twice in a chain", "2 qcow2 {dev} - qcow2 {dev} -",
          "twice|same|already")):
     ktap.case(f"table line: {title}", bad_line, line, message)
