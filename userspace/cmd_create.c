@@ -173,15 +173,25 @@ static void print_result(const char *path)
 	image_close(&image);
 }
 
+/* In bytes: versions of qemu-img differ in what else they take. */
+static char *size_in_bytes(const char *word)
+{
+	uint64_t size;
+
+	if (!word || size_parse(word, &size) < 0)
+		return NULL;
+	return text("%llu", (unsigned long long)size);
+}
+
 static int create(struct arguments *args, const char *path)
 {
 	struct json_object *entry = journal_entry("create", "", "");
+	char *size = size_in_bytes(args->words[1]), *data;
 	struct new_image image = {
 		.path = path,
-		.size = args->words[1],
+		.size = size,
 		.options = args->options,
 	};
-	char *data;
 	int r;
 
 	r = find_data(args, path, &data);
@@ -192,6 +202,7 @@ static int create(struct arguments *args, const char *path)
 		r = args->backing ? make_overlay(entry, &image, args) :
 			new_image_make(entry, &image);
 	free(data);
+	free(size);
 	if (!r)
 		journal_clear();
 	json_object_put(entry);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""create: images that are more than one file."""
+"""create: sizes, and images that are more than one file."""
 
 import json
 import os
@@ -20,6 +20,21 @@ def refused(what, *args):
 
 def names():
     return sorted(os.listdir(host.directory))
+
+
+@ktap.test
+def sizes():
+    """Some of which not all versions of qemu-img take"""
+    path = f"{host.directory}/image"
+    for word, size in (("0x10000", 65536), ("0X1E", 512), (".5M", MIB // 2),
+                       ("1.k", 1024), ("1000", 1024), ("0", 0)):
+        host.qcow2setup("create", path, word)
+        info = json.loads(host.qcow2setup("info", path, "--json"))
+        ktap.equal(info["virtual-size"], size, f"size of {word}")
+        os.unlink(path)
+    for word in ("1e3", "0x1G", "1.5", "-1"):
+        refused("", path, word)
+    ktap.equal(names(), [], "files")
 
 
 @ktap.test

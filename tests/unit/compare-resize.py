@@ -49,9 +49,12 @@ for title, words in {
         "absolute": [("8M", 8 * MIB), ("8M", 8 * MIB), ("1.5G", 3 * GIB // 2),
                      ("1T", 1024 * GIB), ("4096k", 4 * MIB),
                      ("9m", 9 * MIB), ("1g", GIB), ("1024B", KIB),
-                     ("4097K", 4097 * KIB), ("5000000", 5000192)],
+                     ("4097K", 4097 * KIB), ("5000000", 5000192),
+                     ("1.M", MIB), (".5g", GIB // 2), ("1.0", 512),
+                     ("0.50048828125k", KIB), ("0x400000", 4 * MIB),
+                     ("0X1E00", 0x1e00), ("4M", 4 * MIB)],
         "relative": [("+1M", 5 * MIB), ("+1b", 5 * MIB + 512),
-                     ("+0.5k", 5 * MIB + KIB), ("-1k", 5 * MIB),
+                     ("+0.5k", 5 * MIB + KIB), ("-0x400", 5 * MIB),
                      ("-4M", MIB), ("+3M", 4 * MIB)]}.items():
     ktap.case(f"resize: {title}", size_words, words)
 
@@ -72,9 +75,11 @@ def resize_of_an_image_with_a_data_file():
 @ktap.test
 def resize_refuses_what_is_no_size():
     path = create()
-    for word in ("", "+", "-", "M", "1X", "1MM", "1.M", "0x10", "++1", "+-1"):
+    for word in ("", "+", "-", "M", "1X", "1MM", "1e3", "1.5", "1.5B", ".", ".k",
+                 "0x", "0xg", "0x1G", "0x1.8", "00x10", "++1", "+-1"):
         refused(1, "is not a size", path, word)
-    for word in ("9E", "99999999999999999999", "+5E"):
+    for word in ("9E", "99999999999999999999", "+5E",
+                 "0xffffffffffffffff", "0x10000000000000000"):
         refused(1, "too large", path, word)
     refused(1, "cannot have a size of 0", path, "--shrink", "-4M")
     refused(1, "is more than", path, "--shrink", "-5M")

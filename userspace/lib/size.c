@@ -18,7 +18,7 @@
 static int refuse(const char *word)
 {
 	return report_fail(EINVAL,
-			   "'%s' is not a size (a number with k, M, G, T, P or E).",
+			   "'%s' is not a size (a number with k, M, G, T, P or E, or 0x and a hexadecimal one).",
 			   word);
 }
 
@@ -34,41 +34,84 @@ static int shift_of(const char *suffix)
 	return !found || suffix[1] ? -1 : 10 * (int)(found - units);
 }
 
-/* The fraction of a unit that the digits behind the point are */
-static uint64_t fraction(const char *digits, size_t count, int shift)
+/* The fraction of a unit that the digits behind the point are, rounded */
+static uint64_t fraction(const char *point, size_t count, int shift)
 {
-	uint64_t numerator = 0, denominator = 1;
+	char digits[64] = "0";
 
-	/* More digits would not be whole bytes of any size there is. */
-	for (; count && denominator < 1000000000; count--) {
-		numerator = 10 * numerator + (*digits++ - '0');
-		denominator *= 10;
+	if (count > sizeof(digits) - 2)
+		count = sizeof(digits) - 2;
+	memcpy(digits + 1, point, count);
+	digits[1 + count] = '\0';
+	return strtod(digits, NULL) * (1ULL << shift) + 0.5;
+}
+
+static bool is_zero(const char *digits, size_t count)
+{
+	return strspn(digits, "0") >= count;
+}
+
+/* What does not fit becomes the largest one, which is too large as well. */
+static uint64_t number_of(const char *word, int base)
+{
+	uint64_t number;
+
+	errno = 0;
+	number = strtoull(word, NULL, base);
+	return errno ? ~0ULL : number;
+}
+
+/* Bytes in hexadecimal: neither a fraction nor a unit goes with them. */
+static int parse_hexadecimal(const char *digits, uint64_t *bytes)
+{
+	size_t count = strspn(digits, "0123456789abcdefABCDEF");
+
+	if (!count || digits[count])
+		return -EINVAL;
+	*bytes = number_of(digits, 16);
+	return 0;
+}
+
+static int parse_decimal(const char *word, uint64_t *bytes)
+{
+	size_t whole = strspn(word, "0123456789"), part = 0;
+	const char *point = word + whole, *end = point;
+	uint64_t number;
+	int shift;
+
+	if (*point == '.') {
+		part = strspn(point + 1, "0123456789");
+		end += 1 + part;
 	}
-	return (double)numerator / denominator * (1ULL << shift);
+	shift = shift_of(end);
+	if (!(whole + part) || shift < 0)
+		return -EINVAL;
+	/* There are no parts of a byte. */
+	if (!shift && part && !is_zero(point + 1, part))
+		return -EINVAL;
+	number = whole ? number_of(word, 10) : 0;
+	if (number > SIZE_MAX_BYTES >> shift)
+		number = ~0ULL;
+	else
+		number <<= shift;
+	*bytes = number;
+	if (part && number <= SIZE_MAX_BYTES)
+		*bytes += fraction(point, 1 + part, shift);
+	return 0;
 }
 
 int size_parse(const char *word, uint64_t *bytes)
 {
-	size_t whole = strspn(word, "0123456789"), part = 0;
-	const char *end = word + whole;
-	uint64_t number, more;
-	int shift;
+	bool hexadecimal = word[0] == '0' && toupper(word[1]) == 'X';
+	int r = hexadecimal ? parse_hexadecimal(word + 2, bytes) :
+		parse_decimal(word, bytes);
 
-	if (*end == '.') {
-		part = strspn(end + 1, "0123456789");
-		end += 1 + part;
-	}
-	shift = shift_of(end);
-	if (!whole || shift < 0 || (word[whole] == '.' && !part))
+	if (r < 0)
 		return refuse(word);
-	errno = 0;
-	number = strtoull(word, NULL, 10);
-	more = fraction(word + whole + 1, part, shift);
-	if (errno || number > SIZE_MAX_BYTES >> shift ||
-	    (number << shift) + more > SIZE_MAX_BYTES)
+	if (*bytes > SIZE_MAX_BYTES)
 		return report_fail(EINVAL, "'%s' is too large for an image.",
 				   word);
-	*bytes = round_up((number << shift) + more, 512);
+	*bytes = round_up(*bytes, 512);
 	return 0;
 }
 

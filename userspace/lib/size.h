@@ -10,8 +10,11 @@
 /**
  * size_parse() - parse the size of an image
  * @word: a number, perhaps with a fraction, and b, k, K, M, G, T, P or E for
- *	bytes, KiB and so on; bytes without one
+ *	bytes, KiB and so on; bytes without one; or bytes in hexadecimal, behind 0x
  * @bytes: result, whole sectors
+ *
+ * As qemu_strtosz() in util/cutils.c of QEMU 10 has it; 7.2 takes no fraction
+ * without digits before its point, and units behind hexadecimal numbers.
  *
  * Return: 0, or -EINVAL, reported.
  */
