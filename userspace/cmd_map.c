@@ -173,8 +173,10 @@ static int print_map(const struct chain *chain, char **files, bool json)
 	}
 	if (printing.last.extent.length)
 		print_last(&printing);
-	if (json && !printing.first)
-		puts(r < 0 ? "" : "]");
+	if (json && !r)
+		puts(printing.first ? "[]" : "]");
+	else if (json && !printing.first)
+		puts("");
 	map_close(map);
 	return r;
 }

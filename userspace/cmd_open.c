@@ -93,7 +93,9 @@ static int check_layers(const struct opening *opening,
 
 	for (i = 0; i < opening->chain.count; i++) {
 		image = &opening->chain.layers[i];
-		r = image_check_usable(image, !i && writable);
+		r = i ? 0 : image_check_device(image);
+		if (!r)
+			r = image_check_usable(image, !i && writable);
 		if (r < 0)
 			return r;
 		if (is_used(opening, i, devices, &user))

@@ -120,6 +120,19 @@ for number in range(SEEDS):
 
 
 @ktap.test
+def map_of_layers_of_no_bytes():
+    base, mid, top = (f"{host.directory}/{name}" for name in "bmt")
+    host.qemu_img("create", "-q", "-f", "qcow2", base, "1M")
+    host.qemu_io(base, "write 0 1M")
+    host.qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
+                  mid, "0")
+    host.qemu_img("create", "-q", "-f", "qcow2", "-b", mid, "-F", "qcow2", top,
+                  "2M")
+    check_json((top, "qcow2"), [])
+    ktap.equal(json.loads(host.qcow2setup("map", mid, "--json")), [], "map")
+
+
+@ktap.test
 def map_of_a_table_that_points_beyond_the_end():
     path = f"{host.directory}/bad"
     host.qemu_img("create", "-q", "-f", "qcow2", path, "1M")

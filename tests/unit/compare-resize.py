@@ -87,6 +87,21 @@ def resize_refuses_what_is_no_size():
 
 
 @ktap.test
+def resize_of_an_image_of_no_bytes():
+    path = create("image", "0")
+    refused(1, "cannot have a size of 0", path, "0")
+    base = create("base", "8M")
+    host.qemu_io(base, "write -P 1 0 8M")
+    over = create("over", "0", "-b", base, "-F", "qcow2")
+    for one in path, over:
+        host.qcow2setup("resize", one, "+4M")
+        ktap.equal(size_of(one), 4 * MIB, "size")
+        host.qemu_img("check", one)
+        # Past its end it had zeroes, whatever is below.
+        read_zeroes(one, 0, 4 * MIB)
+
+
+@ktap.test
 def resize_shrinks_on_demand_only():
     path = create()
     host.qemu_io(path, "write -P 1 0 4M")

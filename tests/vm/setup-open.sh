@@ -321,11 +321,58 @@ test_features_are_refused_by_name()
 test_no_device_of_size_0()
 {
 	qemu-img create -q -f qcow2 nothing.qcow2 0
-	exits 4 'virtual size of 0' qcow2setup open ./nothing.qcow2 vm
+	exits 4 'virtual size of 0.*qcow2setup resize' \
+		qcow2setup open ./nothing.qcow2 vm
 	exits 4 'virtual size of 0' \
 		qcow2setup open ./nothing.qcow2 vm --read-only
 	equal "$(qcow2setup info ./nothing.qcow2 --json | json '."virtual-size"')" \
 		0 "size"
+	qcow2setup resize ./nothing.qcow2 1M
+	qcow2setup open ./nothing.qcow2 vm
+	io vm -c 'read -P 0 0 1M' -c 'write -P 1 1000k 24k'
+	qcow2setup close vm
+	qemu-img check -q nothing.qcow2
+}
+
+# An image of no bytes owns zeroes from its first byte on, whatever is below it.
+test_layers_of_size_0()
+{
+	qemu-img create -q -f qcow2 base.qcow2 1M
+	qemu-io -c 'write -P 1 0 1M' base.qcow2 >/dev/null
+	qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 mid.qcow2 0
+	qcow2setup create ./top.qcow2 1M -b mid.qcow2 -F qcow2
+	qcow2setup open ./top.qcow2 vm
+	io vm -c 'read -P 0 0 1M' -c 'write -P 2 64k 1k' -c 'read -P 0 65k 63k'
+	exits 4 'virtual size of 0' qcow2setup revert vm 'vm[1]' over.qcow2
+	fails test -e over.qcow2
+	# What was hidden stays so when the layer goes.
+	qcow2setup pull vm --base base.qcow2
+	equal "$(layers vm)" "top.qcow2 base.qcow2" "layers"
+	io vm -c 'read -P 0 0 64k' -c 'read -P 2 64k 1k' -c 'read -P 0 65k 959k'
+	qcow2setup close vm
+	# Closed, and the other way
+	exits 4 'virtual size of 0' qcow2setup flatten ./mid.qcow2
+	qcow2setup rebase ./top.qcow2 -b mid.qcow2 -F qcow2
+	qcow2setup commit ./top.qcow2 --base mid.qcow2
+	equal "$(qcow2setup info ./mid.qcow2 --json | json '."virtual-size"')" \
+		$((1 << 20)) "size of what it was merged into"
+	qcow2setup open ./mid.qcow2 vm
+	io vm -c 'read -P 0 0 64k' -c 'read -P 2 64k 1k' -c 'read -P 0 65k 959k'
+	qcow2setup close vm
+	qemu-img check -q mid.qcow2
+}
+
+test_raw_layer_of_size_0()
+{
+	: >base.raw
+	qcow2setup create ./top.qcow2 1M -b base.raw -F raw
+	qcow2setup open ./top.qcow2 vm
+	io vm -c 'read -P 0 0 1M' -c 'write -P 2 64k 1k'
+	qcow2setup close vm
+	qcow2setup commit ./top.qcow2
+	equal "$(stat -c %s base.raw)" $((1 << 20)) "length"
+	qemu-io -f raw -c 'read -P 0 0 64k' -c 'read -P 2 64k 1k' \
+		-c 'read -P 0 65k 959k' base.raw | (! grep failed)
 }
 
 test_raw_image()

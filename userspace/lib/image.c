@@ -436,9 +436,6 @@ int image_check_usable(const struct image *image, bool role_write)
 	uint64_t bytes = image->length;
 	int r;
 
-	if (!image->size)
-		return report_fail(EMEDIUMTYPE, "%s has a virtual size of 0.",
-				   image->path);
 	if (image->format != FORMAT_QCOW2)
 		return 0;
 	if (image->unknown_features)
@@ -456,6 +453,15 @@ int image_check_usable(const struct image *image, bool role_write)
 		return image_fault(image, &fault);
 	r = check_data(image, role_write);
 	return !r && role_write ? check_clean(image) : r;
+}
+
+int image_check_device(const struct image *image)
+{
+	if (image->size)
+		return 0;
+	return report_fail(EMEDIUMTYPE,
+			   "%s has a virtual size of 0, and no block device can: make it longer with 'qcow2setup resize %s SIZE'.",
+			   image->path, image->path);
 }
 
 static uint64_t be64_at(const void *table, uint64_t index)

@@ -137,6 +137,17 @@ int image_fault(const struct image *image, const struct qcow2_fault *fault);
 int image_check_usable(const struct image *image, bool role_write);
 
 /**
+ * image_check_device() - could there be a device as long as this image?
+ * @image: the image
+ *
+ * A layer may have no bytes at all: it owns zeroes past its end, which is where it
+ * begins.
+ *
+ * Return: 0, or an error, reported.
+ */
+int image_check_device(const struct image *image);
+
+/**
  * image_check_grow() - could an image be made longer?
  * @image: the image
  * @size: bytes that it is to have; it may be long enough

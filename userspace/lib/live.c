@@ -152,9 +152,11 @@ static int create_chain(struct live *live, const struct attachment *attached)
 
 static int attach_all(struct live *live, struct attachment *attached)
 {
-	int r = attach_read_layers(live->chain.layers, live->chain.count,
-				   attached);
+	int r = image_check_device(&live->chain.layers[0]);
 
+	if (!r)
+		r = attach_read_layers(live->chain.layers, live->chain.count,
+				       attached);
 	if (!r)
 		r = read_again(live);
 	return r < 0 ? r : create_chain(live, attached);

@@ -39,7 +39,7 @@ static int open_top(struct livesnap *snap)
 		r = report_fail(ENOENT,
 				"%s is not the image that device %s has.",
 				layer->path, snap->device.name);
-	return r;
+	return r < 0 ? r : image_check_device(&snap->top);
 }
 
 static int make_overlay(struct livesnap *snap)

@@ -177,7 +177,10 @@ int merge_plan(struct merge *merge)
 	merge->linked = is_linked(merge);
 	if (merge->linked)
 		return check_users(merge);
-	r = check_snapshots(merge);
+	/* It is read through a device, or written through one. */
+	r = image_check_device(layer_of(merge, merge->first));
+	if (!r)
+		r = check_snapshots(merge);
 	if (!r)
 		r = dest_check(merge->live, merge_dest(merge), size);
 	if (!r)

@@ -196,6 +196,12 @@ static int open_walk(struct work *work)
 	return walk_up(&chains, &work->walk);
 }
 
+/* Is there anything to compare with?  No image, or one of no bytes, is zeroes. */
+static bool reads_fresh(const struct work *work)
+{
+	return work->fresh.count && work->fresh.layers[0].size;
+}
+
 /* The device of the new chain, to compare with */
 static int create_fresh(struct work *work)
 {
@@ -215,7 +221,7 @@ static int create_fresh(struct work *work)
 		layers[i].format = work->fresh.layers[i].format;
 		attach_show(&work->attached[i], &layers[i]);
 	}
-	if (!r && i)
+	if (!r && reads_fresh(work))
 		r = jobdev_create("new", layers, i,
 				  device_sectors_of(work->fresh.layers[0].size),
 				  true, ZERO_FROM_NONE, NULL, 0);
@@ -235,7 +241,7 @@ static int open_differ(struct work *work, const char *old, const char *fresh)
 	if (r < 0)
 		return r;
 	tally_expect(data);
-	return differ_open(work->walk, old, work->fresh.count ? fresh : NULL,
+	return differ_open(work->walk, old, reads_fresh(work) ? fresh : NULL,
 			   1ULL << top->header.sub_bits, &work->differ);
 }
 
