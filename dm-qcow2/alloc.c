@@ -785,11 +785,15 @@ static int reap_alike(struct qc_image *img, u64 start, u64 count, bool *last)
 
 static void punch(struct qc_image *img, u64 start, u64 count)
 {
+	u64 bytes = READ_ONCE(img->dev_bytes);
 	u64 host = start << img->h.cluster_bits;
 	u64 len = count << img->h.cluster_bits;
 
-	if (img->no_discard || !bdev_max_discard_sectors(img->bdev))
+	if (img->no_discard || !bdev_max_discard_sectors(img->bdev) ||
+	    host >= bytes)
 		return;
+	/* The device may end in the last one. */
+	len = min(len, bytes - host);
 	while (len) {
 		u64 n = min_t(u64, len, MAX_DROP_BYTES);
 

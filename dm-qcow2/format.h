@@ -647,6 +647,22 @@ static inline __u32 qcow2_packed_clusters(const struct qcow2_header *h,
 	return (last >> h->cluster_bits) - *first + 1;
 }
 
+/**
+ * qcow2_read_limit() - where an L2 entry may point in an image that is only read
+ * @entry: host byte order
+ * @image_bytes: length of the device
+ *
+ * Of a file that was truncated QEMU reads as zeroes what was cut off; of compressed
+ * data no zeroes can be decompressed.
+ *
+ * Return: the length of the device to check the entry with; what is behind the
+ * real one must not be read.
+ */
+static inline __u64 qcow2_read_limit(__u64 entry, __u64 image_bytes)
+{
+	return entry & QCOW2_OFLAG_COMPRESSED ? image_bytes : QCOW2_MAX_OFFSET;
+}
+
 /** qcow2_l1_index() - L1 entry that covers a guest offset in bytes */
 static inline __u64 qcow2_l1_index(const struct qcow2_header *h, __u64 guest)
 {

@@ -135,8 +135,9 @@ static u64 to_next(u64 offset, u8 shift)
 }
 
 /*
- * A file need not be padded to whole clusters: what the last one lacks reads
- * as zeroes.  Also the last line of defence: no I/O leaves the device.
+ * What the device lacks reads as zeroes, as by QEMU: a file need not be padded to
+ * whole clusters, and may have been truncated.  Who writes there gets another host
+ * cluster.  Also the last line of defence: no I/O leaves the device.
  */
 static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 {
@@ -148,9 +149,7 @@ static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 		ext->len = end - ext->host;
 		return;
 	}
-	/* What is written in place has to be there. */
-	ext->map = ext->map == QC_MAP_DATA || !qc_image_writable(img) ?
-		QC_MAP_ZERO : QC_MAP_BAD;
+	ext->map = QC_MAP_ZERO;
 	ext->beyond = true;
 	/* Not kept for anybody: it may be a snapshot's as well. */
 	ext->host = 0;
@@ -260,13 +259,8 @@ void qc_l2_complain(struct qc_image *img, u64 guest)
 	if (b)
 		state_read(img, b, slice_index(img, guest), &s);
 	rcu_read_unlock();
-	if (!b)
-		return;
-	if (s.entry == QC_ENTRY_POISON)
+	if (b && s.entry == QC_ENTRY_POISON)
 		DMERR_LIMIT("%pg: invalid L2 entry of guest offset %llu; run qemu-img check",
-			    img->bdev, guest);
-	else
-		DMERR_LIMIT("%pg: guest offset %llu: the device ends before its cluster",
 			    img->bdev, guest);
 }
 
@@ -292,11 +286,22 @@ static bool refers_to_metadata(const struct qc_image *img, u64 entry)
 	return false;
 }
 
+/*
+ * Where entries may point: of an image that is only read anywhere, as
+ * clip_to_device() has zeroes there.  One that is written must not have clusters
+ * that its device may get one day, with anything in them.
+ */
+static u64 entry_limit(struct qc_image *img, u64 entry)
+{
+	return qc_image_writable(img) ? img->dev_bytes :
+		qcow2_read_limit(entry, img->dev_bytes);
+}
+
 static const char *state_check(struct qc_image *img, const struct qc_words *s,
 			       u64 guest)
 {
 	const char *why = qcow2_l2_entry_check(&img->h, s->entry, guest,
-					       img->dev_bytes);
+					       entry_limit(img, s->entry));
 
 	if (!why && extended(img))
 		why = qcow2_l2_bitmap_check(s->entry, s->bitmap);

@@ -49,8 +49,8 @@ enum qc_map {
  * struct qc_extent - result of a lookup
  * @map: how the range is mapped
  * @safe: the mapping is durable
- * @beyond: zeroes because the device ends before the cluster does, which is
- *	allocated; of qc_l2_lookup() only
+ * @beyond: zeroes because the device ends before the cluster does, or before it
+ *	starts, which is allocated; they are none once the device is longer; of qc_l2_lookup() only
  * @host: byte offset on the device, for QC_MAP_DATA and QC_MAP_OWNED; for
  *	QC_MAP_ZERO and QC_MAP_NONE that of the host cluster kept for the first
  *	guest cluster if there is one and it is this image's alone, else 0; for

@@ -341,10 +341,16 @@ static int fill_new(struct qc_io *io, const struct piece *p)
 	return fill_old(io->t, p->pos, p->len, host, p->virgin);
 }
 
+static bool on_device(enum qc_map map)
+{
+	return map == QC_MAP_DATA || map == QC_MAP_OWNED;
+}
+
 /*
  * Subclusters beside those written: what is allocated in a cluster shared with
- * a snapshot has to be in the new host cluster as well.  Nothing can drop the
- * mapping, as the range is locked, so no epoch is needed.
+ * a snapshot, or one that the device ends in, has to be in the new host cluster as
+ * well.  Nothing can drop the mapping, as the range is locked, so no epoch is
+ * needed.
  */
 static int keep_subclusters(struct qc_target *t, struct piece *p, u64 guest,
 			    u64 end)
@@ -356,7 +362,7 @@ static int keep_subclusters(struct qc_target *t, struct piece *p, u64 guest,
 		err = qc_l2_find(t->top, guest, end - guest, &place.ext);
 		if (err)
 			break;
-		if (place.ext.map == QC_MAP_DATA || place.ext.beyond) {
+		if (on_device(place.ext.map) || place.ext.beyond) {
 			p->copies = true;
 			err = copy_place(t, &place,
 					 p->host + (guest - p->start),
@@ -908,7 +914,7 @@ static enum step zero_data(struct qc_io *io, u64 len)
 		err = zero_below(t, 1, io->pos, ext.len, &zero);
 		if (err)
 			return io_error(io, err);
-	} else if (ext.map == QC_MAP_ZERO) {
+	} else if (ext.map == QC_MAP_ZERO && !ext.beyond) {
 		zero = ext.len;
 	}
 	if (zero) {
@@ -958,7 +964,7 @@ static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 		op = below_zero ? QC_L2_UNMAP : QC_L2_ZERO;
 	if (ext->map == QC_MAP_NONE && op == QC_L2_UNMAP)
 		return 0;
-	if (ext->map == QC_MAP_ZERO && op == QC_L2_ZERO_KEEP)
+	if (ext->map == QC_MAP_ZERO && op == QC_L2_ZERO_KEEP && !ext->beyond)
 		return 0;
 	err = qc_l2_make_writable(img, io->pos);
 	if (!err && img->external && op != QC_L2_ZERO_KEEP)

@@ -3,6 +3,7 @@
 """map beside qemu-img map, over random chains."""
 
 import json
+import os
 import random
 
 import host  # before the modules of lib
@@ -132,6 +133,23 @@ def map_of_layers_of_no_bytes():
     ktap.equal(json.loads(host.qcow2setup("map", mid, "--json")), [], "map")
 
 
+def behind_the_end(bits):
+    """Where QEMU reads zeroes, be it that a file was truncated"""
+    path = f"{host.directory}/image"
+    host.qemu_img("create", "-q", "-f", "qcow2", path, "1M")
+    host.qemu_io(path, "write 0 1M")
+    os.truncate(path, os.path.getsize(path) - 100 * KIB)
+    if bits:
+        with open(path, "r+b") as f:
+            f.seek(4 * 64 * KIB)
+            f.write(bits.to_bytes(8, "big"))
+    check_json((path, "qcow2"), [])
+
+
+ktap.case("map: clusters behind the end", behind_the_end, 0)
+ktap.case("map: a cluster far behind the end", behind_the_end, 1 << 63 | 1 << 40)
+
+
 @ktap.test
 def map_of_a_table_that_points_beyond_the_end():
     path = f"{host.directory}/bad"
@@ -139,7 +157,7 @@ def map_of_a_table_that_points_beyond_the_end():
     host.qemu_io(path, "write 0 64k")
     with open(path, "r+b") as f:
         f.seek(4 * 64 * KIB)
-        f.write((1 << 63 | 1 << 40).to_bytes(8, "big"))
+        f.write((1 << 62 | 1 << 40).to_bytes(8, "big"))
     out, code = host.run(host.COMMAND, "map", path)
     ktap.equal(code, 4, "exit code")
     ktap.check("L2 entry at offset 262144" in out, out)

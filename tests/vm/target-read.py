@@ -115,6 +115,52 @@ def past_its_end_a_layer_owns_zeroes():
                         bytes(3 * MIB - 512), "device")
 
 
+def behind_the_end(options, cut, far=None):
+    """Data of which the file lacks some reads as zeroes, as by QEMU.
+
+    cut: how many bytes of the last 128 KiB of data the file lacks; far: an offset
+    that no file reaches, which one entry has then
+    """
+    fx.create("base", MIB, **options)
+    fx.qemu_io("base", "write -P 1 0 1M")
+    os.truncate("base", os.path.getsize("base") - cut)
+    if far:
+        where, entry = fx.entry_at("base", 128 * KIB)
+        fx.poke("base", where, "Q", entry & 1 << 63 | far)
+    # Of what is below nothing is to be seen through it.
+    fx.create("bottom", MIB)
+    fx.qemu_io("bottom", "write -P 2 0 1M")
+    fx.qemu_img("rebase", "-u", "-b", "bottom", "-F", "qcow2", "base")
+    want = fx.content("base")
+    zeroes = cut + (64 * KIB if far else 0)
+    ktap.equal(want.count(b"\0"), zeroes, "zeroes that QEMU reads")
+    reads_as_qemu([("qcow2", "base"), ("qcow2", "bottom")], MIB)
+    # A lower layer, of which clusters are copied
+    fx.create("top", MIB, backing="base")
+    layers = [("qcow2", "top"), ("qcow2", "base"), ("qcow2", "bottom")]
+    model = bytearray(want)
+    with fx.opened(layers, MIB) as (_, dev):
+        for at in (MIB - 64 * KIB, MIB - 512, 128 * KIB):
+            data = fx.pattern(f"new{at}", 512)
+            dev.write(at, data)
+            model[at:at + 512] = data
+        ktap.same_bytes(dev.read_all(), bytes(model), "written")
+    ktap.same_bytes(fx.content("top"), bytes(model), "as QEMU reads it")
+    ktap.check("beyond" not in fx.kernel_log(), "the device was left")
+
+
+for title, args in {
+        "within a cluster": ({}, 4096),
+        "a cluster": ({}, 64 * KIB),
+        "a cluster and a half": ({}, 96 * KIB),
+        "subclusters": ({"extended_l2": "on"}, 96 * KIB + 512),
+        "an entry far outside": ({}, 0, (1 << 56) - 64 * KIB),
+        "version 2": ({"compat": "0.10", "cluster_size": 4096}, 65 * KIB),
+        }.items():
+    ktap.case(f"data behind the end of the device: {title}", behind_the_end,
+              *args)
+
+
 @ktap.test
 def what_a_file_lacks_of_its_last_cluster():
     """reads as zeroes, and so does a copy of the cluster."""

@@ -340,6 +340,57 @@ def a_shared_cluster_that_the_device_ends_in():
     ktap.same_bytes(fx.content("image"), bytes(model), "as QEMU reads it")
 
 
+def an_owned_cluster_that_the_device_ends_in(options, change):
+    """What it lacks is zeroes until it is written: elsewhere, with the rest."""
+    fx.create("image", 256 * KIB, **options)
+    fx.qemu_io("image", "write -P 1 0 256k", "discard 0 64k")
+    end = os.path.getsize("image") - 60 * KIB
+    os.truncate("image", end)
+    model = bytearray(64 * KIB) + b"\1" * (128 * KIB + 4096) + bytes(60 * KIB)
+    layers = [("qcow2", "image")]
+    with fx.opened(layers, len(model), ["error_if_no_space"],
+                   room=512) as (chain, dev):
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        change(dev, model)
+        ktap.same_bytes(dev.read_all(), bytes(model), "changed")
+        dev.flush()
+        ktap.equal(chain.status()[0], "rw", "mode")
+        # What the device gets is not the image's.
+        with open("image", "r+b") as f:
+            f.seek(end)
+            f.write(b"stale" * 12 * KIB)
+        chain.loops["image"].set_capacity()
+        ktap.same_bytes(dev.read_all(), bytes(model), "device longer")
+    ktap.check("beyond" not in fx.kernel_log(), "the device was left")
+    written_correctly(layers, model)
+
+
+def written_behind(dev, model):
+    write_both(dev, model, 224 * KIB, fx.pattern("new", 512))
+
+
+def zeroed_behind(dev, model):
+    dev.zeroout(224 * KIB, 512)
+    ktap.check(not any(model[224 * KIB:]), "no zeroes")
+
+
+def zeroed_whole(dev, model):
+    dev.zeroout(192 * KIB, 64 * KIB)
+    model[192 * KIB:] = bytes(64 * KIB)
+
+
+def discarded_whole(dev, model):
+    dev.discard(192 * KIB, 64 * KIB)
+    model[192 * KIB:] = bytes(64 * KIB)
+
+
+for what in written_behind, zeroed_behind, zeroed_whole, discarded_whole:
+    for title, options in ("standard", {}), ("subclusters",
+                                             {"extended_l2": "on"}):
+        ktap.case(f"an owned cluster that the device ends in: {what.__name__}, {title}",
+                  an_owned_cluster_that_the_device_ends_in, options, what)
+
+
 @ktap.test
 def a_kept_cluster_that_the_device_ends_in():
     """It can be written when the device is as long as the image needs it."""

@@ -290,7 +290,8 @@ static int l2_entry(struct layer *layer, uint64_t table,
 		return r;
 	why = qcow2_l2_entry_check(h, entry,
 				   extent->start & ~(h->cluster_size - 1ULL),
-				   image_bytes(layer->image));
+				   qcow2_read_limit(entry,
+						    image_bytes(layer->image)));
 	if (why)
 		return bad_entry(layer, "L2", offset, entry, why);
 	set_place(h, entry, extent);
