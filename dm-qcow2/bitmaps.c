@@ -13,7 +13,7 @@
 
 static int bad(struct qc_image *img, const struct qcow2_fault *fault)
 {
-	DMERR("%pg: %s at %llu: %llu: %s; run qemu-img check -r all",
+	DMERR("%pg: %s at %llu: %llu: %s; not fit for writing",
 	      img->bdev, fault->field, fault->where, fault->value, fault->why);
 	return -EINVAL;
 }
@@ -54,6 +54,38 @@ static int mark_entry(struct qc_image *img, u64 where, u32 flags)
 	__be32 disk = cpu_to_be32(flags | QCOW2_BITMAP_IN_USE);
 
 	return qc_image_write_bytes(img, where, &disk, sizeof(disk));
+}
+
+/* All of them, before the first is marked */
+static int check_all(struct qc_image *img, const struct qcow2_bitmaps *bitmaps,
+		     const void *dir)
+{
+	struct qcow2_fault fault;
+	struct qcow2_bitmap bitmap;
+	const char *why;
+	u64 pos = 0;
+	u32 i;
+
+	for (i = 0; i < bitmaps->nb; i++) {
+		u64 where = bitmaps->directory_offset + pos;
+
+		if (qcow2_bitmap_decode(dir + pos,
+					bitmaps->directory_size - pos, where,
+					&bitmap, &fault))
+			return bad(img, &fault);
+		why = qcow2_bitmap_check(&img->h, &bitmap);
+		if (why) {
+			DMERR("%pg: the bitmap whose entry is at %llu %s: not fit for writing",
+			      img->bdev, where, why);
+			return -EROFS;
+		}
+		pos += bitmap.entry_len;
+	}
+	if (pos == bitmaps->directory_size)
+		return 0;
+	DMERR("%pg: the bitmap directory at %llu is longer than its entries: not fit for writing",
+	      img->bdev, bitmaps->directory_offset);
+	return -EROFS;
 }
 
 static int mark_all(struct qc_image *img, const struct qcow2_bitmaps *bitmaps,
@@ -103,6 +135,8 @@ int qc_bitmaps_mark_in_use(struct qc_image *img)
 		return -ENOMEM;
 	ret = qc_image_read_bytes(img, bitmaps.directory_offset, dir,
 				  bitmaps.directory_size);
+	if (!ret)
+		ret = check_all(img, &bitmaps, dir);
 	if (!ret)
 		ret = mark_all(img, &bitmaps, dir);
 	kvfree(dir);

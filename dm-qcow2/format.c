@@ -624,6 +624,10 @@ int qcow2_bitmaps_decode(const void *buf, const struct qcow2_ext *ext,
 	if (ext->len != 24)
 		return FAULT(fault, "bitmaps extension length",
 			     ext->data_offset - 4, ext->len, "must be 24");
+	if (get_be(buf, 4, 4))
+		return FAULT(fault, "bitmaps extension reserved field",
+			     ext->data_offset + 4, get_be(buf, 4, 4),
+			     "must be 0");
 	bitmaps->nb = get_be(buf, 0, 4);
 	bitmaps->directory_size = get_be(buf, 8, 8);
 	bitmaps->directory_offset = get_be(buf, 16, 8);
@@ -657,6 +661,7 @@ int qcow2_bitmap_decode(const void *buf, __u64 len, __u64 where,
 	bitmap->table_size = get_be(buf, 8, 4);
 	bitmap->flags = get_be(buf, 12, 4);
 	bitmap->flags_offset = 12;
+	bitmap->type = get_be(buf, 16, 1);
 	bitmap->granularity_bits = get_be(buf, 17, 1);
 	bitmap->name_len = get_be(buf, 18, 2);
 	extra = get_be(buf, 20, 4);
@@ -664,9 +669,43 @@ int qcow2_bitmap_decode(const void *buf, __u64 len, __u64 where,
 	if (((total + 7) & ~7ULL) > len)
 		return FAULT(fault, "bitmap directory entry", where, total,
 			     "ends beyond the directory");
+	bitmap->extra_len = extra;
 	bitmap->name_offset = 24 + extra;
 	bitmap->entry_len = (total + 7) & ~7ULL;
 	return 0;
+}
+
+static const char *bitmap_table_check(const struct qcow2_header *h,
+				      const struct qcow2_bitmap *bitmap)
+{
+	__u64 bytes = (__u64)bitmap->table_size << h->cluster_bits;
+
+	if (!bitmap->table_offset || !cluster_aligned(h, bitmap->table_offset))
+		return "has a table offset of 0, or not a multiple of the cluster size";
+	if (!bitmap->table_size || bitmap->table_size > QCOW2_MAX_BITMAP_TABLE ||
+	    bytes > QCOW2_MAX_BITMAP_BYTES)
+		return "has a table that is empty or too large";
+	/* One in use need not fit: the image may have been resized. */
+	if (!(bitmap->flags & QCOW2_BITMAP_IN_USE) &&
+	    h->size > (bytes * 8) << bitmap->granularity_bits)
+		return "has a table too small for the virtual size";
+	return (void *)0;
+}
+
+const char *qcow2_bitmap_check(const struct qcow2_header *h,
+			       const struct qcow2_bitmap *bitmap)
+{
+	if (bitmap->type != 1)
+		return "is of an unknown type";
+	if (bitmap->flags & ~QCOW2_BITMAP_FLAGS_KNOWN)
+		return "has unknown flags";
+	if (bitmap->extra_len)
+		return "has unknown extra data";
+	if (bitmap->granularity_bits < 9 || bitmap->granularity_bits > 31)
+		return "has a granularity out of range";
+	if (bitmap->name_len > QCOW2_MAX_BITMAP_NAME_BYTES)
+		return "has too long a name";
+	return bitmap_table_check(h, bitmap);
 }
 
 __u64 qcow2_l1_entries(const struct qcow2_header *h, __u64 size)

@@ -34,6 +34,10 @@
 #define QCOW2_MAX_SNAPSHOT_TABLE_BYTES	(64U << 20)
 #define QCOW2_MAX_BITMAPS		65535
 #define QCOW2_MAX_BITMAP_DIR_BYTES	(64U << 20)
+/* The same (block/qcow2-bitmap.c) */
+#define QCOW2_MAX_BITMAP_TABLE		0x8000000U
+#define QCOW2_MAX_BITMAP_BYTES		(512U << 20)
+#define QCOW2_MAX_BITMAP_NAME_BYTES	1023
 /* Fields of bits 9-55: no image offset is at or above this. */
 #define QCOW2_MAX_OFFSET		0x100000000000000ULL
 
@@ -268,6 +272,7 @@ struct qcow2_bitmaps {
 /* Flags of a bitmap directory entry */
 #define QCOW2_BITMAP_IN_USE		0x1U
 #define QCOW2_BITMAP_AUTO		0x2U
+#define QCOW2_BITMAP_FLAGS_KNOWN	0x3U
 
 /**
  * struct qcow2_bitmap - one entry of the bitmap directory
@@ -275,7 +280,9 @@ struct qcow2_bitmaps {
  * @table_size: entries
  * @flags: QCOW2_BITMAP_*
  * @flags_offset: bytes from the entry's start to the flags
+ * @type: 1 is a dirty tracking bitmap
  * @granularity_bits: log2 of the bytes a bit stands for
+ * @extra_len: bytes of extra data
  * @name_offset: bytes from the entry's start
  * @name_len: bytes
  * @entry_len: bytes of the whole entry with padding
@@ -285,7 +292,9 @@ struct qcow2_bitmap {
 	__u32 table_size;
 	__u32 flags;
 	__u32 flags_offset;
+	__u8 type;
 	__u8 granularity_bits;
+	__u32 extra_len;
 	__u32 name_offset;
 	__u32 name_len;
 	__u32 entry_len;
@@ -438,6 +447,20 @@ int qcow2_bitmaps_decode(const void *buf, const struct qcow2_ext *ext,
  */
 int qcow2_bitmap_decode(const void *buf, __u64 len, __u64 where,
 			struct qcow2_bitmap *bitmap, struct qcow2_fault *fault);
+
+/**
+ * qcow2_bitmap_check() - may whoever writes to the image mark this bitmap?
+ * @h: decoded header
+ * @bitmap: decoded entry of the directory
+ *
+ * Whoever does not know what is said of a bitmap must not use it, and leave it as
+ * it is (spec, "Bitmap directory"); then the image must not be written to.  These
+ * are the limits of QEMU, which opens no image with an entry that exceeds them.
+ *
+ * Return: NULL, or what is wrong with it.
+ */
+const char *qcow2_bitmap_check(const struct qcow2_header *h,
+			       const struct qcow2_bitmap *bitmap);
 
 /**
  * qcow2_l1_entries() - entries an L1 table needs for a virtual size

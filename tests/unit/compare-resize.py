@@ -190,6 +190,22 @@ def resize_of_images_that_qemu_does_not_resize():
 
 
 @ktap.test
+def resize_beside_a_bitmap_that_is_not_known():
+    """What writes to an image is refused; QEMU does not even show it."""
+    path = create()
+    host.qemu_img("bitmap", "--add", path, "one")
+    with open(path, "r+b") as f:
+        data = f.read()
+        f.seek(data.rindex(b"one") - 24 + 15)
+        f.write(b"\4")
+    out, code = host.run("qemu-img", "info", path)
+    ktap.equal(code, 1, f"info of qemu-img: {out}")
+    refused(4, "bitmap 'one' has unknown flags", path, "8M")
+    info = json.loads(host.qcow2setup("info", path, "--json"))
+    ktap.equal(info["virtual-size"], 4 * MIB, "size")
+
+
+@ktap.test
 def resize_of_a_locked_image():
     path = create()
     with subprocess.Popen(["qemu-io", "-r", "-f", "qcow2", path],

@@ -542,6 +542,10 @@ static void test_bitmaps(void **state)
 	assert_int_equal(bitmaps.directory_size, 64);
 	assert_int_equal(bitmaps.directory_offset, 0x60000);
 
+	put_be(buf, 4, 4, 1);
+	assert_int_equal(qcow2_bitmaps_decode(buf, &ext, &h, &bitmaps, &fault),
+			 -1);
+	put_be(buf, 4, 4, 0);
 	put_be(buf, 8, 8, 47);
 	assert_int_equal(qcow2_bitmaps_decode(buf, &ext, &h, &bitmaps, &fault),
 			 -1);
@@ -584,6 +588,8 @@ static void test_bitmap(void **state)
 	assert_int_equal(bitmap.table_size, 3);
 	assert_int_equal(bitmap.flags, QCOW2_BITMAP_AUTO);
 	assert_int_equal(bitmap.flags_offset, 12);
+	assert_int_equal(bitmap.type, 1);
+	assert_int_equal(bitmap.extra_len, 8);
 	assert_int_equal(bitmap.granularity_bits, 16);
 	assert_int_equal(bitmap.name_offset, 32);
 	assert_int_equal(bitmap.name_len, 5);
@@ -595,6 +601,50 @@ static void test_bitmap(void **state)
 	put_be(buf, 20, 4, 0xffffffff);
 	assert_int_equal(qcow2_bitmap_decode(buf, 64, 9, &bitmap, &fault), -1);
 	assert_int_equal(fault.where, 9);
+}
+
+static void test_bitmap_check(void **state)
+{
+	struct qcow2_bitmap good = {
+		.table_offset = 0x70000, .table_size = 1, .type = 1,
+		.granularity_bits = 16, .name_len = 1023,
+	}, bad = good;
+	uint8_t header[HEADER_BYTES];
+	struct qcow2_header h;
+	struct qcow2_fault fault;
+
+	make_header(header);
+	assert_int_equal(decode(header, &h, &fault), 0);
+	/* What one bitmap table entry of 64 KiB covers */
+	h.size = 512 * 1024ULL << 16;
+	assert_null(qcow2_bitmap_check(&h, &good));
+	h.size++;
+	assert_non_null(qcow2_bitmap_check(&h, &good));
+	good.flags = QCOW2_BITMAP_IN_USE | QCOW2_BITMAP_AUTO;
+	assert_null(qcow2_bitmap_check(&h, &good));
+	h.size = MIB;
+
+#define REFUSED(member, value)						\
+	do {								\
+		bad = good;						\
+		bad.member = value;					\
+		assert_non_null(qcow2_bitmap_check(&h, &bad));		\
+	} while (0)
+
+	REFUSED(flags, 4);
+	REFUSED(flags, 1U << 31);
+	REFUSED(type, 0);
+	REFUSED(type, 2);
+	REFUSED(extra_len, 1);
+	REFUSED(granularity_bits, 8);
+	REFUSED(granularity_bits, 32);
+	REFUSED(name_len, 1024);
+	REFUSED(table_size, 0);
+	REFUSED(table_size, 8193);
+	REFUSED(table_size, ~0U);
+	REFUSED(table_offset, 0);
+	REFUSED(table_offset, 0x70200);
+#undef REFUSED
 }
 
 static void test_l1_entries(void **state)
@@ -1087,6 +1137,7 @@ int main(void)
 		cmocka_unit_test(test_snapshot_bad),
 		cmocka_unit_test(test_bitmaps),
 		cmocka_unit_test(test_bitmap),
+		cmocka_unit_test(test_bitmap_check),
 		cmocka_unit_test(test_l1_entries),
 		cmocka_unit_test(test_l1_entry),
 		cmocka_unit_test(test_l2_entry),

@@ -763,6 +763,45 @@ def autoclear_bits_are_cleared_and_bitmaps_marked():
     ktap.equal(fx.peek("image", 88, "Q"), 1, "autoclear features")
 
 
+def a_bitmap_that_is_not_known(offset, fmt, value, message):
+    """Nobody may change it, nor write to the image beside it; QEMU opens no such
+    image at all.
+
+    offset: of what is changed in the entry of the directory, or less than 0: in the
+    extension of the header; two bitmaps, the second is bad.
+    """
+    fx.create("image", 2 * MIB)
+    for name in "one", "two":
+        fx.qemu_img("bitmap", "--add", "image", name)
+    fx.pad("image")
+    header = fx.file_bytes("image")[:64 * KIB]
+    extension = header.index(b"\x23\x85\x28\x75") + 8
+    directory = fx.peek("image", extension + 16, "Q")
+    # 24 bytes and the name, in multiples of 8
+    fx.poke("image", directory + 32 + offset if offset >= 0 else
+            extension - offset, fmt, value)
+    fx.qemu_img("info", "image", ok=(1,))
+    before = fx.file_bytes("image")
+    layers = [("qcow2", "image")]
+    fx.refused(layers, 2 * MIB, message)
+    ktap.same_bytes(fx.file_bytes("image")[:len(before)], before, "refused")
+    with fx.opened(layers, 2 * MIB, read_only=True) as (_, dev):
+        ktap.check(not any(dev.read_all()), "not zeroes")
+
+
+for title, args in {
+        "flags": (12, "I", 4, "unknown flags"),
+        "type": (16, "B", 2, "unknown type"),
+        "granularity": (17, "B", 8, "granularity"),
+        "extra data": (20, "I", 4, "extra data|beyond the directory"),
+        "size of its table": (8, "I", 0, "too large"),
+        "place of its table": (0, "Q", 512, "table offset"),
+        "a reserved field": (-4, "I", 1, "reserved"),
+        }.items():
+    ktap.case(f"a bitmap that is not known: {title}",
+              a_bitmap_that_is_not_known, *args)
+
+
 def add_unknown_parts(name):
     """A field and an extension from the future, and bits of features that do
     not keep anybody from writing. Returns the first cluster."""

@@ -74,56 +74,40 @@ static struct json_object *bitmap_json(const uint8_t *entry,
 	return object;
 }
 
-static int read_directory(const struct image *image,
+static int list_directory(const struct image *image,
 			  const struct qcow2_bitmaps *bitmaps,
-			  struct json_object *list)
+			  const uint8_t *directory, struct json_object *list)
 {
 	uint64_t left = bitmaps->directory_size, pos = 0;
 	struct qcow2_bitmap bitmap;
 	struct qcow2_fault fault;
-	uint8_t *directory;
 	uint32_t i;
-	int r = 0;
 
-	directory = image_read(image, left, bitmaps->directory_offset);
-	if (!directory)
-		return -EIO;
-	for (i = 0; i < bitmaps->nb && !r; i++) {
-		r = qcow2_bitmap_decode(directory + pos, left,
+	for (i = 0; i < bitmaps->nb; i++) {
+		if (qcow2_bitmap_decode(directory + pos, left,
 					bitmaps->directory_offset + pos,
-					&bitmap, &fault);
-		if (r < 0) {
-			r = image_fault(image, &fault);
-			break;
-		}
+					&bitmap, &fault) < 0)
+			return image_fault(image, &fault);
 		json_object_array_add(list, bitmap_json(directory + pos,
 							&bitmap));
 		pos += bitmap.entry_len;
 		left -= bitmap.entry_len;
 	}
-	free(directory);
-	return r;
+	return 0;
 }
 
 int details_bitmaps(const struct image *image, struct json_object **list)
 {
 	struct qcow2_bitmaps bitmaps;
-	struct qcow2_fault fault;
-	struct qcow2_ext ext;
-	void *data;
+	uint8_t *directory;
 	int r;
 
 	*list = NULL;
-	/* Without the bit the extension is a relic (spec, bitmaps extension). */
-	if (!(image->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		return 0;
-	data = image_extension(image, QCOW2_EXT_BITMAPS, &ext);
-	if (!data)
-		return 0;
-	r = qcow2_bitmaps_decode(data, &ext, &image->header, &bitmaps, &fault);
-	free(data);
-	if (r < 0)
-		return image_fault(image, &fault);
+	r = image_bitmaps(image, &bitmaps, &directory);
+	if (r < 0 || !directory)
+		return r;
 	*list = json_object_new_array();
-	return read_directory(image, &bitmaps, *list);
+	r = list_directory(image, &bitmaps, directory, *list);
+	free(directory);
+	return r;
 }

@@ -430,6 +430,82 @@ static int check_clean(const struct image *image)
 	return 0;
 }
 
+int image_bitmaps(const struct image *image, struct qcow2_bitmaps *bitmaps,
+		  uint8_t **directory)
+{
+	struct qcow2_fault fault;
+	struct qcow2_ext ext;
+	void *data;
+	int r;
+
+	*directory = NULL;
+	/* Without the bit the extension is a relic (spec, bitmaps extension). */
+	if (!(image->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	data = image_extension(image, QCOW2_EXT_BITMAPS, &ext);
+	if (!data)
+		return 0;
+	r = qcow2_bitmaps_decode(data, &ext, &image->header, bitmaps, &fault);
+	free(data);
+	if (r < 0)
+		return image_fault(image, &fault);
+	*directory = image_read(image, bitmaps->directory_size,
+				bitmaps->directory_offset);
+	return *directory ? 0 : -EIO;
+}
+
+static int bitmap_refused(const struct image *image, const char *what,
+			  const char *why)
+{
+	return report_fail(EMEDIUMTYPE,
+			   "%s: %s %s. QEMU does not open such an image; with --read-only its data can be read.",
+			   image->path, what, why);
+}
+
+/* What the kernel would not mark as in use, and QEMU not open */
+static int check_directory(const struct image *image,
+			   const struct qcow2_bitmaps *bitmaps,
+			   const uint8_t *directory)
+{
+	struct qcow2_bitmap bitmap;
+	struct qcow2_fault fault;
+	uint64_t pos = 0;
+	const char *why;
+	char name[64];
+	uint32_t i;
+
+	for (i = 0; i < bitmaps->nb; i++) {
+		if (qcow2_bitmap_decode(directory + pos,
+					bitmaps->directory_size - pos,
+					bitmaps->directory_offset + pos,
+					&bitmap, &fault) < 0)
+			return image_fault(image, &fault);
+		why = qcow2_bitmap_check(&image->header, &bitmap);
+		snprintf(name, sizeof(name), "bitmap '%.*s'",
+			 bitmap.name_len > 48 ? 48 : (int)bitmap.name_len,
+			 (const char *)directory + pos + bitmap.name_offset);
+		if (why)
+			return bitmap_refused(image, name, why);
+		pos += bitmap.entry_len;
+	}
+	return pos == bitmaps->directory_size ? 0 :
+		bitmap_refused(image, "the bitmap directory",
+			       "is longer than its entries");
+}
+
+static int check_bitmaps(const struct image *image)
+{
+	struct qcow2_bitmaps bitmaps;
+	uint8_t *directory;
+	int r;
+
+	r = image_bitmaps(image, &bitmaps, &directory);
+	if (!r && directory)
+		r = check_directory(image, &bitmaps, directory);
+	free(directory);
+	return r;
+}
+
 int image_check_usable(const struct image *image, bool role_write)
 {
 	struct qcow2_fault fault;
@@ -452,7 +528,9 @@ int image_check_usable(const struct image *image, bool role_write)
 	if (qcow2_header_check_bounds(&image->header, bytes, &fault) < 0)
 		return image_fault(image, &fault);
 	r = check_data(image, role_write);
-	return !r && role_write ? check_clean(image) : r;
+	if (!r && role_write)
+		r = check_clean(image);
+	return !r && role_write ? check_bitmaps(image) : r;
 }
 
 int image_check_device(const struct image *image)

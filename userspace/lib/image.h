@@ -121,6 +121,17 @@ void *image_extension(const struct image *image, uint32_t type,
 		      struct qcow2_ext *ext);
 
 /**
+ * image_bitmaps() - read the directory of persistent bitmaps
+ * @image: a qcow2 image
+ * @bitmaps: what the header says of it
+ * @directory: result, free() it; NULL where there is none
+ *
+ * Return: 0 or an error, reported.
+ */
+int image_bitmaps(const struct image *image, struct qcow2_bitmaps *bitmaps,
+		  uint8_t **directory);
+
+/**
  * image_fault() - report what is wrong in an image
  *
  * Return: -EMEDIUMTYPE
