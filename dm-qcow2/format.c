@@ -596,7 +596,7 @@ int qcow2_snapshot_decode(const void *buf, __u64 len, __u64 where,
 	total = 40ULL + extra + snap->id_len + snap->name_len;
 	if (((total + 7) & ~7ULL) > len)
 		return 1;
-	snap->disk_size = 0;
+	snap->disk_size = QCOW2_NO_DISK_SIZE;
 	if (extra >= 8)
 		snap->vm_state_size = get_be(buf, 40, 8);
 	if (extra >= 16)

@@ -224,12 +224,14 @@ struct qcow2_ext {
 
 /* Of a snapshot that does not record the number of instructions */
 #define QCOW2_NO_ICOUNT			(~0ULL)
+/* Of one that does not record the size, which the image has still, then */
+#define QCOW2_NO_DISK_SIZE		(~0ULL)
 
 /**
  * struct qcow2_snapshot - one entry of the snapshot table
  * @l1_table_offset: bytes
  * @l1_size: entries
- * @disk_size: virtual size when it was taken, bytes; 0 if not recorded
+ * @disk_size: virtual size when it was taken, bytes, or QCOW2_NO_DISK_SIZE
  * @vm_state_size: bytes
  * @date_sec: seconds since the epoch
  * @date_nsec: nanoseconds

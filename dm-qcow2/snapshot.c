@@ -108,7 +108,7 @@ int qc_snapshot_apply(struct qc_image *img, struct qcow2_header *h,
 		return -ENOENT;
 	}
 	/* Old images do not record the size: it was the same then. */
-	if (s.snap.disk_size)
+	if (s.snap.disk_size != QCOW2_NO_DISK_SIZE)
 		h->size = s.snap.disk_size;
 	h->l1_table_offset = s.snap.l1_table_offset;
 	h->l1_size = s.snap.l1_size;

@@ -252,7 +252,8 @@ static void extra_data(const __u8 *buf, __u32 extra,
 	must(extra <= 1024);
 	must(snap->vm_state_size == (extra >= 8 ? get(buf + 40, 8) :
 				     get(buf + 32, 4)));
-	must(snap->disk_size == (extra >= 16 ? get(buf + 48, 8) : 0));
+	must(snap->disk_size == (extra >= 16 ? get(buf + 48, 8) :
+				 QCOW2_NO_DISK_SIZE));
 	must(snap->icount == (extra >= 24 ? get(buf + 56, 8) :
 			      QCOW2_NO_ICOUNT));
 }

@@ -486,7 +486,7 @@ static void test_snapshot(void **state)
 	assert_int_equal(qcow2_snapshot_decode(buf, 256, 0, &h, &snap, &fault),
 			 0);
 	assert_int_equal(snap.vm_state_size, 77);
-	assert_int_equal(snap.disk_size, 0);
+	assert_true(snap.disk_size == QCOW2_NO_DISK_SIZE);
 	assert_int_equal(snap.entry_len, 48);
 }
 

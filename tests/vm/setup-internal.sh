@@ -226,6 +226,27 @@ read_state()
 }
 
 # It lies behind the end of the disk, as far as QEMU knows, which put it there.
+# Recorded is 0, not nothing: the snapshot is not as long as the image is now.
+test_size_of_0()
+{
+	qemu-img create -q -f qcow2 a.qcow2 0
+	qemu-img snapshot -c nothing a.qcow2
+	qcow2setup resize ./a.qcow2 1M
+	equal "$(qcow2setup internal list ./a.qcow2 --json |
+		jq '.[0]."virtual-size"')" 0 "size of the snapshot"
+	exits 4 'virtual size of 0' \
+		qcow2setup open ./a.qcow2 old --snapshot nothing
+	qcow2setup open ./a.qcow2 vm
+	io vm -c 'write -P 1 0 1M'
+	exits 4 'virtual size of 0' qcow2setup internal apply vm nothing
+	io vm -c 'read -P 1 0 1M'
+	qcow2setup close vm
+	qcow2setup internal apply ./a.qcow2 nothing
+	equal "$(qemu-img info --output=json a.qcow2 | jq '."virtual-size"')" 0 \
+		"size of the image"
+	qemu-img check -q a.qcow2
+}
+
 test_vm_state()
 {
 	qemu-img create -q -f qcow2 -o cluster_size=4k a 8M

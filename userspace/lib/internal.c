@@ -86,6 +86,11 @@ static int choose_to_apply(struct internal *in, const struct snaptable *table,
 		return report_fail(EOPNOTSUPP,
 				   "%s has persistent bitmaps, with which QEMU applies no snapshot: remove them first (qemu-img bitmap --remove).",
 				   in->image.path);
+	/* It would be as long: no table can be, and it would stay suspended. */
+	if (!snapshot->size && in->device.count)
+		return report_fail(EMEDIUMTYPE,
+				   "Internal snapshot %s was taken with a virtual size of 0, and no block device can have that: close device %s first.",
+				   in->word, in->device.name);
 	in->argument = text_copy(snapshot->id);
 	if (snapshot->size > in->size)
 		in->size = snapshot->size;

@@ -24,7 +24,8 @@ static void add(struct snaptable *table, const struct image *image,
 	new->name = text("%.*s", (int)entry->name_len,
 			 buf + entry->name_offset);
 	/* Images that do not record it cannot be resized. */
-	new->size = entry->disk_size ? entry->disk_size : image->size;
+	new->size = entry->disk_size == QCOW2_NO_DISK_SIZE ? image->size :
+		entry->disk_size;
 	new->entry = *entry;
 }
 
