@@ -467,20 +467,54 @@ static bool is_command(int argc, char **argv, const char *name)
 	return false;
 }
 
-/* "-1G" at the end is a size, as for qemu-img: nothing behind it is an option. */
+/* Is the next word the value of an option? */
+static bool wants_value(const char *word)
+{
+	const struct option *known;
+
+	if (strncmp(word, "--", 2))
+		return false;
+	for (known = options; known->name; known++) {
+		if (!strcmp(known->name, word + 2))
+			return known->has_arg == required_argument;
+	}
+	return false;
+}
+
+static int find_size(int argc, char **argv)
+{
+	int i;
+
+	for (i = 2; i < argc && strcmp(argv[i], "--"); i++) {
+		if (argv[i][0] == '-' && isdigit((unsigned char)argv[i][1]) &&
+		    !wants_value(argv[i - 1]))
+			return i;
+	}
+	return 0;
+}
+
+/*
+ * "-1G" is a size, and not options: no option is a digit. It goes to the end,
+ * where nothing behind "--" is one.
+ */
 static char **mark_size(int *argc, char **argv)
 {
-	char *last = argv[*argc - 1];
+	bool marks = !is_command(*argc, argv, "--");
+	int size = find_size(*argc, argv);
 	char **marked;
+	int count;
 
-	if (*argc < 2 || last[0] != '-' || !isdigit(last[1]) ||
-	    !is_command(*argc, argv, "resize"))
+	if (!size || !is_command(*argc, argv, "resize"))
 		return argv;
+	count = *argc - 1;
 	marked = grow_array(NULL, *argc + 1, sizeof(*marked));
-	memcpy(marked, argv, (*argc - 1) * sizeof(*marked));
-	marked[*argc - 1] = "--";
-	marked[*argc] = last;
-	marked[++*argc] = NULL;
+	memcpy(marked, argv, size * sizeof(*marked));
+	memcpy(marked + size, argv + size + 1, (count - size) * sizeof(*marked));
+	if (marks)
+		marked[count++] = "--";
+	marked[count++] = argv[size];
+	marked[count] = NULL;
+	*argc = count;
 	return marked;
 }
 

@@ -102,6 +102,19 @@ def resize_of_an_image_of_no_bytes():
 
 
 @ktap.test
+def resize_takes_less_wherever_it_stands():
+    path = create()
+    for words in ([path, "-512", "--shrink"], [path, "--shrink", "-512"],
+                  ["--shrink", path, "-512"], [path, "-512", "--shrink",
+                                               "--search", "/tmp"],
+                  [path, "--shrink", "--", "-512"],
+                  ["--shrink", "--", path, "-512"]):
+        size = size_of(path)
+        host.qcow2setup("resize", *words)
+        ktap.equal(size_of(path), size - 512, f"size after {words}")
+
+
+@ktap.test
 def resize_shrinks_on_demand_only():
     path = create()
     host.qemu_io(path, "write -P 1 0 4M")
