@@ -182,6 +182,21 @@ keeps_error()
 		"status after $1"
 }
 
+# What it held is given back though nobody but a holder of locks has the volume open.
+test_commit_of_a_volume()
+{
+	volume 12
+	qemu-img create -q -f qcow2 base 8M
+	qemu-img create -q -f qcow2 -b "$PWD/base" -F qcow2 /dev/mapper/lv
+	qcow2setup open /dev/mapper/lv vm
+	io vm -c 'write -P 1 0 1M'
+	qcow2setup commit vm
+	qcow2setup close vm
+	qemu-img check /dev/mapper/lv
+	qemu-img check base
+	remove_volume
+}
+
 # However the table changes
 test_no_space_error_is_kept()
 {

@@ -47,6 +47,8 @@ static void give_back(const struct image_id *id, const char *path,
 	int r;
 
 	report_mute(true);
+	/* Of a block device it is a loop device without a user that has the locks. */
+	attach_prune();
 	r = attach_wait_gone(id, LOOP_WRITE) ?
 		check_image(path, NULL, true, &result) : -EBUSY;
 	report_mute(muted);
