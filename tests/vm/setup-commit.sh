@@ -226,7 +226,9 @@ commit_active()
 		echo "== $kind active into $base"
 		qcow2setup open ./active vm
 		before=$(device_contents vm)
-		qcow2setup commit vm --base "$base"
+		# The clusters that it gives back are nobody's concern.
+		qcow2setup commit vm --base "$base" 2>said
+		equal "$(<said)" "" "warnings"
 		equal "$(device_contents vm)" "$before" "contents"
 		equal "$(layers vm | cut -d' ' -f1)" "$base" "top"
 		for image in base sn1 sn2 sn3; do

@@ -34,6 +34,12 @@ static int add_descriptor(posix_spawn_file_actions_t *actions, int fd, int as)
 	return fd < 0 ? 0 : posix_spawn_file_actions_adddup2(actions, fd, as);
 }
 
+static int add_nothing(posix_spawn_file_actions_t *actions, int as)
+{
+	return posix_spawn_file_actions_addopen(actions, as, "/dev/null",
+						O_WRONLY, 0);
+}
+
 static int spawn(const char *const argv[], const struct run_files *files,
 		 pid_t *pid)
 {
@@ -43,8 +49,9 @@ static int spawn(const char *const argv[], const struct run_files *files,
 
 	r = posix_spawn_file_actions_init(&actions);
 	if (!r && files->output < 0)
-		r = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO,
-						     "/dev/null", O_WRONLY, 0);
+		r = add_nothing(&actions, STDOUT_FILENO);
+	if (!r && files->errors < 0 && report_muted())
+		r = add_nothing(&actions, STDERR_FILENO);
 	if (!r)
 		r = add_descriptor(&actions, files->output, STDOUT_FILENO);
 	if (!r)

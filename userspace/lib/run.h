@@ -8,7 +8,8 @@
 /**
  * struct run_files - what another program gets; a descriptor of -1 stands for none
  * @output: its standard output; without one what it prints is dropped
- * @errors: its standard error; without one it has ours
+ * @errors: its standard error; without one it has ours, or if that is muted
+ *	(report.h) none
  * @keep: it has this one, too, under the same number
  * @directory: its working directory, or NULL for ours
  */
