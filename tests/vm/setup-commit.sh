@@ -310,6 +310,29 @@ test_reboot()
 	all_gone
 }
 
+# longer_base: a top image of 1M over a base of 2M, which has something everywhere
+longer_base()
+{
+	head -c 2M /dev/zero | tr '\0' b >bottom
+	qemu-img create -q -f qcow2 -b bottom -F raw base
+	qemu-io -c 'write -P 3 1M 256k' base >/dev/null
+	qemu-img create -q -f qcow2 -b base -F qcow2 top 1M
+	qemu-io -c 'write -P 5 512k 64k' top >/dev/null
+}
+
+test_active_into_a_longer_raw_base()
+{
+	longer_base
+	rm base
+	qemu-img rebase -q -u -b bottom -F raw top
+	qcow2setup open ./top vm
+	qcow2setup commit vm
+	qcow2setup close vm
+	qemu-io -f raw -c 'read -P 98 576k 448k' -c 'read -P 0 1M 1M' bottom |
+		(! grep failed)
+	all_gone
+}
+
 # A block device that was only read is written from now on.
 test_active_raw_device()
 {

@@ -92,8 +92,11 @@ static int prepare_commit(struct live *live, struct dest *dest)
 	int r;
 
 	r = dest_attach(dest, size);
-	return r < 0 ? r : dest_create(dest, live->device.layers + 2,
-				       live->device.count - 2, size, " yield");
+	if (!r)
+		r = dest_create(dest, live->device.layers + 2,
+				live->device.count - 2, size, " yield");
+	/* No mirror reaches there: it is as long as the device. */
+	return r < 0 ? r : dest_zero_behind(dest, size);
 }
 
 int active_commit(struct live *live, bool remove)

@@ -166,9 +166,8 @@ static uint64_t zero_from(const struct dest *dest)
 }
 
 /* Where nothing can be zeroed by its mapping alone this takes long. */
-static int zero_new_part(struct dest *dest, uint64_t end)
+static int zero(struct dest *dest, uint64_t start, uint64_t end)
 {
-	uint64_t start = round_up(image_of(dest)->size, 512);
 	int r, locked;
 
 	tally_expect(end - start);
@@ -186,7 +185,8 @@ static int grow_qcow2(struct dest *dest, uint64_t size)
 	char name[DM_NAME_MAX];
 	int r;
 
-	r = zero_new_part(dest, device_sectors_of(size) * 512);
+	r = zero(dest, round_up(image_of(dest)->size, 512),
+		 device_sectors_of(size) * 512);
 	if (r < 0)
 		return r;
 	jobdev_name("to", name);
@@ -238,6 +238,14 @@ int dest_create(struct dest *dest, const struct device_layer *below,
 	r = create_device(dest, below, count, grows ? size : image->size, all);
 	free(all);
 	return r < 0 || !grows ? r : grow_qcow2(dest, size);
+}
+
+int dest_zero_behind(struct dest *dest, uint64_t size)
+{
+	uint64_t start = round_up(size, 512);
+	uint64_t end = round_up(image_of(dest)->size, 512);
+
+	return start < end ? zero(dest, start, end) : 0;
 }
 
 int dest_finish(struct dest *dest)

@@ -78,6 +78,15 @@ int dest_create(struct dest *dest, const struct device_layer *below,
 		unsigned int count, uint64_t size, const char *features);
 
 /**
+ * dest_zero_behind() - hide what the layer has behind a size
+ * @dest: the layer, with its device
+ * @size: bytes
+ *
+ * As for the lock, and what it returns, see dest_create().
+ */
+int dest_zero_behind(struct dest *dest, uint64_t size);
+
+/**
  * dest_finish() - make all durable, and have no device for it any more
  *
  * Return: 0 or an error, reported.
