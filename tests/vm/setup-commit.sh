@@ -320,6 +320,39 @@ longer_base()
 	qemu-io -c 'write -P 5 512k 64k' top >/dev/null
 }
 
+# What the top image hid does not come up, whatever is done then to the device, which
+# is shorter than the image; and a closed chain comes to the same.
+test_active_into_a_longer_base()
+{
+	local before
+
+	longer_base
+	mkdir closed
+	cp bottom base top closed/
+	(cd closed && qcow2setup commit ./top)
+	qcow2setup open ./top vm
+	before=$(device_contents vm)
+	qcow2setup commit vm
+	equal "$(device_contents vm)" "$before" "contents"
+	exits 4 'shorter than .*base, .*resize vm 2097152' qcow2setup flatten vm
+	exits 4 'shorter than .*base' qcow2setup pull vm --dry-run
+	exits 4 'shorter than .*base' qcow2setup rebase vm -b ''
+	qcow2setup copy vm ./copy
+	equal "$(contents copy qcow2)" "$before" "contents of a copy"
+	qcow2setup copy vm ./copy.raw --format raw
+	equal "$(sha256sum <copy.raw)" "$before" "contents of a raw one"
+	qcow2setup copy vm ./shallow --shallow
+	equal "$(contents shallow qcow2)" "$before" "contents of a shallow one"
+	qcow2setup resize vm 2M
+	io vm -c 'read -P 0 1M 1M'
+	qcow2setup flatten vm
+	qcow2setup close vm
+	equal "$(contents base qcow2)" "$(cd closed && contents base qcow2)" \
+		"contents of the base, as of a closed chain"
+	check_images base top copy shallow closed/base
+	all_gone
+}
+
 test_active_into_a_longer_raw_base()
 {
 	longer_base

@@ -104,6 +104,8 @@ static int plan_active(const struct collapse *collapse, struct merge *lower)
 	int r;
 
 	r = check_active(collapse);
+	if (!r && collapse->up)
+		r = live_check_length(collapse->live);
 	if (!r)
 		r = check_users(collapse);
 	if (!r && !collapse->up)

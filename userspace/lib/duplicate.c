@@ -66,6 +66,16 @@ static unsigned int depth(const struct duplicate *what)
 	return what->shallow ? 1 : what->live->chain.count;
 }
 
+/* The image may be longer than the device, which is what is copied. */
+static uint64_t size_of(const struct work *work)
+{
+	const struct live *live = work->what->live;
+	uint64_t size = live->chain.layers[0].size;
+	uint64_t shown = live->device.sectors * 512;
+
+	return !live->closed && shown < size ? shown : size;
+}
+
 static int check(const struct duplicate *what)
 {
 	const struct live *live = what->live;
@@ -171,7 +181,7 @@ static int make_qcow2(struct work *work)
 	int r;
 
 	snprintf(size, sizeof(size), "%llu",
-		 (unsigned long long)chain->layers[0].size);
+		 (unsigned long long)size_of(work));
 	image.size = size;
 	if (work->what->shallow) {
 		link = backing_link(work->path, chain->layers[1].path);
@@ -191,7 +201,6 @@ static int make_qcow2(struct work *work)
 
 static int make_raw(struct work *work)
 {
-	uint64_t size = work->what->live->chain.layers[0].size;
 	int fd, r = 0;
 
 	if (!work->is_file)
@@ -203,7 +212,7 @@ static int make_raw(struct work *work)
 	if (fd < 0)
 		return report_errno(errno, "Cannot create %s", work->made);
 	r = note_made(work);
-	if (!r && (ftruncate(fd, size) < 0 || fsync(fd) < 0))
+	if (!r && (ftruncate(fd, size_of(work)) < 0 || fsync(fd) < 0))
 		r = report_errno(errno, "Cannot make %s as long as the image",
 				 work->made);
 	close(fd);
@@ -232,7 +241,7 @@ static bool is_cleared(const struct work *work)
  */
 static int clear_device(const struct work *work)
 {
-	uint64_t size = round_up(work->what->live->chain.layers[0].size, 512);
+	uint64_t size = round_up(size_of(work), 512);
 	int r, locked;
 
 	if (!is_cleared(work))
@@ -246,7 +255,7 @@ static int clear_device(const struct work *work)
 
 static int attach(struct work *work)
 {
-	uint64_t size = work->what->live->chain.layers[0].size;
+	uint64_t size = size_of(work);
 	int r;
 
 	r = image_open(work->made, work->what->format, &work->image);
@@ -587,7 +596,7 @@ static int describe_bytes(struct work *work, struct json_object *plan)
 	if (r < 0)
 		return r;
 	if (is_cleared(work))
-		zeroes = work->what->live->chain.layers[0].size;
+		zeroes = size_of(work);
 	json_set_number(plan, "data-bytes", data);
 	json_set_number(plan, "zero-bytes", zeroes);
 	return 0;

@@ -214,6 +214,18 @@ int live_refresh(struct live *live)
 	return pivot_check(&live->device);
 }
 
+int live_check_length(const struct live *live)
+{
+	const struct image *top = &live->chain.layers[0];
+
+	if (live->device.sectors >= device_sectors_of(top->size))
+		return 0;
+	return report_fail(EOPNOTSUPP,
+			   "Device %s is shorter than %s, and the rest would not be copied: 'qcow2setup resize %s %llu' makes it as long.",
+			   live->device.name, top->path, live->device.name,
+			   (unsigned long long)round_up(top->size, 512));
+}
+
 int live_make_explicit(struct live *live)
 {
 	struct pivot pivot = pivot_same(&live->device);

@@ -75,6 +75,17 @@ int live_begin(struct live *live);
 int live_refresh(struct live *live);
 
 /**
+ * live_check_length() - does the device show all of its top image?
+ * @live: the chain
+ *
+ * It does not after a commit into a longer image.  What is behind its end stays as it
+ * is where the kernel copies what the device has.
+ *
+ * Return: 0 or an error, reported.
+ */
+int live_check_length(const struct live *live);
+
+/**
  * live_make_explicit() - have the device write down what reads as zeroes
  * @live: the chain
  *

@@ -163,7 +163,7 @@ static int check(const struct work *work)
 	if (!live->writes && !live->closed)
 		return report_fail(EROFS, "Device %s is read-only.",
 				   live->word);
-	return live->writes ? 0 : dest_check(live, 0, 0);
+	return live->writes ? live_check_length(live) : dest_check(live, 0, 0);
 }
 
 /* How many of the lowest layers are in both chains? */
