@@ -93,18 +93,30 @@ static int check_shrink(const struct resizing *resizing,
 }
 
 /* What is below shows through where it is longer, unless that is hidden. */
-static const struct image *longer_below(const struct chain *chain)
+static bool is_longer_below(const struct chain *chain)
 {
-	if (chain->count < 2 || chain->layers[1].size <= chain->layers[0].size)
-		return NULL;
-	return &chain->layers[1];
+	return chain->count > 1 &&
+		chain->layers[1].size > chain->layers[0].size;
+}
+
+/* Of the layers below one may have the rest of the cluster that the image ends in. */
+static int unlock_layers(struct unlock *unlock, const struct chain *chain,
+			 bool all)
+{
+	unsigned int i;
+	int r;
+
+	r = unlock_image(unlock, &chain->layers[0]);
+	for (i = 1; i < chain->count && all && !r; i++)
+		r = unlock_image(unlock, &chain->layers[i]);
+	return r;
 }
 
 static int resize_chain(struct resizing *resizing, struct unlock *unlock,
 			const struct chain *chain)
 {
 	const struct image *image = &chain->layers[0];
-	const struct image *below = longer_below(chain);
+	bool over = is_longer_below(chain);
 	int r = parse_size(resizing, image->size);
 
 	if (!r)
@@ -115,12 +127,10 @@ static int resize_chain(struct resizing *resizing, struct unlock *unlock,
 	if (!r && resizing->size < resizing->old)
 		r = check_shrink(resizing, chain);
 	if (!r)
-		r = unlock_image(unlock, image);
-	if (!r && below)
-		r = unlock_image(unlock, below);
+		r = unlock_layers(unlock, chain, over);
 	if (!r)
 		r = image_has_more(image);
-	return r < 0 ? r : qemu_resize(image, below, r, unlock, resizing->size);
+	return r < 0 ? r : qemu_resize(chain, over, r, unlock, resizing->size);
 }
 
 static int resize_image(struct resizing *resizing, struct arguments *args)

@@ -102,6 +102,23 @@ def resize_of_an_image_of_no_bytes():
 
 
 @ktap.test
+def resize_keeps_what_is_below_the_next_image():
+    """In the cluster that the image ends in"""
+    bottom, middle, top = (f"{host.directory}/{n}" for n in
+                           ("bottom", "middle", "top"))
+    host.qcow2setup("create", bottom, "4M")
+    host.qemu_io(bottom, "write -P 1 0 4M")
+    host.qcow2setup("create", middle, "-b", "bottom", "-F", "qcow2")
+    host.qcow2setup("create", top, str(MIB + 512), "-b", "middle", "-F",
+                    "qcow2")
+    host.qcow2setup("resize", top, "2M")
+    out = host.run_well("qemu-io", "-c", f"read -P 1 0 {MIB + 512}", "-c",
+                        f"read -P 0 {MIB + 512} {MIB - 512}", top)
+    ktap.check("failed" not in out, out)
+    host.qemu_img("check", top)
+
+
+@ktap.test
 def resize_takes_less_wherever_it_stands():
     path = create()
     for words in ([path, "-512", "--shrink"], [path, "--shrink", "-512"],

@@ -15,33 +15,31 @@
 #include "report.h"
 #include "run.h"
 
-#define MAX_ARGS	24
-
-/* An image and the one below it */
-#define MAX_SECRETS	2
-
 /* What a pipe holds if nothing is said, see pipe(7) */
 #define PIPE_BYTES	65536
 
 /**
  * struct call - a command line of qemu-img
- * @argv: its words
- * @count: of @argv
+ * @argv: its words, and NULL
+ * @count: of the words
  * @secrets: pipes with passphrases: the ends to be read
  * @objects: words that name these
  * @secret_count: of both
  */
 struct call {
-	const char *argv[MAX_ARGS];
+	const char **argv;
 	unsigned int count;
-	int secrets[MAX_SECRETS];
-	char *objects[MAX_SECRETS];
+	int *secrets;
+	char **objects;
 	unsigned int secret_count;
 };
 
 static void add_word(struct call *call, const char *word)
 {
+	call->argv = grow_array(call->argv, call->count + 1,
+				sizeof(*call->argv));
 	call->argv[call->count++] = word;
+	call->argv[call->count] = NULL;
 }
 
 static void call_begin(struct call *call, const char *command)
@@ -57,6 +55,9 @@ static void call_end(struct call *call)
 		close(call->secrets[--call->secret_count]);
 		free(call->objects[call->secret_count]);
 	}
+	free(call->secrets);
+	free(call->objects);
+	free(call->argv);
 }
 
 /* What does not fit would wait for a reader. */
@@ -90,6 +91,10 @@ static int add_secret(struct call *call, const struct passphrase *passphrase)
 		close(ends[0]);
 		return r;
 	}
+	call->secrets = grow_array(call->secrets, call->secret_count,
+				   sizeof(*call->secrets));
+	call->objects = grow_array(call->objects, call->secret_count,
+				   sizeof(*call->objects));
 	call->secrets[call->secret_count] = ends[0];
 	call->objects[call->secret_count] =
 		text("secret,id=key%u,file=/proc/self/fd/%d",
@@ -411,24 +416,28 @@ int qemu_check(const struct image *image, const struct unlock *unlock,
 	return r;
 }
 
-/* QEMU makes the new part zeroes where what is below is longer. */
-static int node_over(struct call *call, const struct image *image,
-		     const struct image *below, const struct unlock *unlock,
+static int node_over(struct call *call, const struct image *layers,
+		     unsigned int count, const struct unlock *unlock,
 		     struct json_object **node)
 {
 	struct json_object *lower;
-	int r = node_to_open(call, image, unlock, node);
+	int r = node_to_open(call, layers, unlock, node);
 
-	if (r < 0 || !below)
+	if (r < 0 || count < 2)
 		return r;
-	r = node_to_open(call, below, unlock, &lower);
+	r = node_over(call, layers + 1, count - 1, unlock, &lower);
 	json_object_object_add(*node, "backing", lower);
 	return r;
 }
 
-int qemu_resize(const struct image *image, const struct image *below,
-		bool hide, const struct unlock *unlock, uint64_t size)
+/*
+ * QEMU makes the new part zeroes where what is below is longer. Of the cluster that
+ * the image ends in, it copies the rest from there.
+ */
+int qemu_resize(const struct chain *chain, bool over, bool hide,
+		const struct unlock *unlock, uint64_t size)
 {
+	const struct image *image = &chain->layers[0];
 	struct json_object *node;
 	struct call call;
 	char bytes[24], *name;
@@ -436,8 +445,8 @@ int qemu_resize(const struct image *image, const struct image *below,
 
 	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
 	call_begin(&call, "resize");
-	r = node_over(&call, image, below, unlock, &node);
-	if (hide && !below)
+	r = node_over(&call, image, over ? chain->count : 1, unlock, &node);
+	if (hide && !over)
 		json_object_object_add(node, "backing", node_of_zeroes(size));
 	name = name_of(node);
 	add_word(&call, "-q");

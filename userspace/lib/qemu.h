@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "chain.h"
 #include "image.h"
 #include "unlock.h"
 
@@ -74,18 +75,18 @@ int qemu_check(const struct image *image, const struct unlock *unlock,
 
 /**
  * qemu_resize() - give an image another size
- * @image: the image, not open elsewhere
- * @below: the image below it, where that is longer, so that it is hidden; or NULL
+ * @chain: the image, not open elsewhere, with those below it
+ * @over: the next one is longer, and hidden where it is
  * @hide: so is what the image itself has behind its end
- * @unlock: has the passphrases of both, if they are encrypted
+ * @unlock: has the passphrase of the image, and if @over of all
  * @size: bytes
  *
  * It is durable when this returns.
  *
  * Return: 0 or an error, reported.
  */
-int qemu_resize(const struct image *image, const struct image *below,
-		bool hide, const struct unlock *unlock, uint64_t size);
+int qemu_resize(const struct chain *chain, bool over, bool hide,
+		const struct unlock *unlock, uint64_t size);
 
 /**
  * struct qemu_snapshot - what "qemu-img snapshot" is to do
