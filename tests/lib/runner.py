@@ -314,9 +314,10 @@ def debug(long):
 
 def only_long(root):
     """What takes too long for each change: jobs of the chain operations killed
-    at many instants, their speed and pauses, 20 minutes of them at random; what
-    an I/O costs, and what many and large images do; ten minutes without memory;
-    scripts/vm itself; and half an hour of the fuzzer."""
+    at many instants, their speed and pauses, 20 minutes of them at random, and
+    all commands on chains of all kinds; what an I/O costs, and what many and
+    large images do; ten minutes without memory; scripts/vm itself; and half an
+    hour of the fuzzer."""
     return [
         Job("vm-selftest", ["tests/vm-selftest.sh"], root, timeout=5400),
         # Both make the fuzzer's seeds.
@@ -331,6 +332,8 @@ def only_long(root):
             ["tests/vm/suite", "measure-scale.py"], root, True, 14400),
         Job("stress", vm("--debug") + ["tests/vm/suite", "stress-chain.py"],
             ["debug-kernel"], True, 14400),
+        Job("mixes", vm("--disk", "256M") +
+            ["tests/vm/stress-mixes.py", "--seeds", "100"], root, True, 14400),
         Job("memory", vm("--debug", "--memory", "1024") +
             ["tests/vm/suite", "stress-memory.py"], ["debug-kernel"], True,
             14400),
