@@ -121,6 +121,27 @@ static int describe(const struct image *image, struct json_object **result)
  * The same as text
  */
 
+/* What is in an image may do to a terminal what it likes, or look like other lines. */
+static void make_printable(struct json_object *value)
+{
+	char *word;
+	size_t i;
+
+	if (json_object_is_type(value, json_type_object)) {
+		json_object_object_foreach(value, key, member) {
+			(void)key;
+			make_printable(member);
+		}
+	} else if (json_object_is_type(value, json_type_array)) {
+		for (i = 0; i < json_object_array_length(value); i++)
+			make_printable(json_object_array_get_idx(value, i));
+	} else if (json_object_is_type(value, json_type_string)) {
+		word = text_printable(json_object_get_string(value));
+		json_object_set_string(value, word);
+		free(word);
+	}
+}
+
 static void print_value(struct json_object *value, unsigned int indent);
 
 static void print_member(const char *key, struct json_object *value,
@@ -244,10 +265,11 @@ static bool is_true(struct json_object *info, const char *key)
 static void print_info(struct json_object *info, const struct image *image)
 {
 	uint64_t size = json_number(info, "virtual-size");
-	const char *unknown = json_string(info, "unknown-features");
+	const char *unknown;
 	char buf[SIZE_TEXT];
 
-	printf("image: %s\n", image->path);
+	make_printable(info);
+	printf("image: %s\n", json_string(info, "filename"));
 	printf("file format: %s\n", format_name(image->format));
 	printf("virtual size: %s (%" PRIu64 " bytes)\n", size_text(size, buf),
 	       size);
@@ -262,6 +284,7 @@ static void print_info(struct json_object *info, const struct image *image)
 		printf("cluster_size: %u\n", image->header.cluster_size);
 	if (is_true(info, "dirty-flag"))
 		puts("cleanly shut down: no");
+	unknown = json_string(info, "unknown-features");
 	if (unknown)
 		printf("unknown features: %s\n", unknown);
 	print_backing(info);

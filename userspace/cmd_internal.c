@@ -2,7 +2,6 @@
 /*
  * internal list|create|apply|delete: snapshots within an image, open or not.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,22 +16,11 @@
 #include "report.h"
 #include "state.h"
 
-/* A name comes from the image, and may hold anything. */
-static char *printable(const char *name)
-{
-	char *copy = text_copy(name), *p;
-
-	for (p = copy; *p; p++) {
-		if (iscntrl((unsigned char)*p))
-			*p = '?';
-	}
-	return copy;
-}
-
 static void print_snapshot(const struct snapshot *snapshot)
 {
 	char size[SIZE_TEXT], state[SIZE_TEXT], date[32] = "?";
-	char *id = printable(snapshot->id), *name = printable(snapshot->name);
+	char *id = text_printable(snapshot->id);
+	char *name = text_printable(snapshot->name);
 	time_t seconds = snapshot->entry.date_sec;
 	struct tm tm;
 

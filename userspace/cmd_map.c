@@ -44,10 +44,10 @@ struct printing {
 static void print_json_string(const char *string)
 {
 	struct json_object *object = json_object_new_string(string);
+	char *text = json_text(object, JSON_C_TO_STRING_NOSLASHESCAPE);
 
-	fputs(json_object_to_json_string_ext(object,
-					     JSON_C_TO_STRING_NOSLASHESCAPE),
-	      stdout);
+	fputs(text, stdout);
+	free(text);
 	json_object_put(object);
 }
 
@@ -82,6 +82,7 @@ static void print_line(const struct printing *printing)
 {
 	const struct entry *entry = &printing->last;
 	const struct map_extent *extent = &entry->extent;
+	char *file;
 
 	if (extent->kind != MAP_DATA || extent->hole)
 		return;
@@ -90,7 +91,9 @@ static void print_line(const struct printing *printing)
 		printf("%-16s", "compressed");
 	else
 		printf("%#-16" PRIx64, extent->offset);
-	puts(printing->files[entry->depth]);
+	file = text_printable(printing->files[entry->depth]);
+	puts(file);
+	free(file);
 }
 
 static void print_last(struct printing *printing)

@@ -123,9 +123,7 @@ static void print_size(struct json_object *plan, const char *key,
 /* One line: there may be lines of events before it. */
 static void print_json(struct json_object *plan)
 {
-	puts(json_object_to_json_string_ext(plan,
-					    JSON_C_TO_STRING_SPACED |
-					    JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_print(plan, JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE);
 }
 
 void fate_plan(struct json_object *plan, bool json)

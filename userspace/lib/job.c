@@ -297,8 +297,7 @@ static void print_started(bool json)
 		object = json_object_new_object();
 		json_set_string(object, "event", "detach");
 		json_set_string(object, "name", job.name);
-		puts(json_object_to_json_string_ext(object,
-						    JSON_C_TO_STRING_PLAIN));
+		json_print(object, JSON_C_TO_STRING_PLAIN);
 		json_object_put(object);
 	} else {
 		printf("Job %s is under way; see 'qcow2setup wait %s'.\n",

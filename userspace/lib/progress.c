@@ -93,9 +93,7 @@ static void print_event(const struct progress *progress, const char *event,
 		json_set_number(object, "seconds-left",
 				(progress->total - progress->done) /
 				progress->rate);
-	puts(json_object_to_json_string_ext(object,
-					    JSON_C_TO_STRING_PLAIN |
-					    JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_print(object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 	fflush(stdout);
 	json_object_put(object);
 }

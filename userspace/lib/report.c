@@ -4,6 +4,7 @@
  */
 #include "report.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -22,14 +23,31 @@ bool report_muted(void)
 	return muted;
 }
 
+/* Much of it may come from images, and do to a terminal what it likes. */
+static char *printable(char *string)
+{
+	char *p;
+
+	for (p = string; *p; p++) {
+		if (iscntrl((unsigned char)*p))
+			*p = '?';
+	}
+	return string;
+}
+
 static void print(const char *format, va_list args, const char *tail)
 {
+	char *message = NULL;
+
 	if (muted)
 		return;
+	if (vasprintf(&message, format, args) < 0)
+		message = NULL;
 	/* What was printed so far comes first where both go to one file. */
 	fflush(stdout);
-	vfprintf(stderr, format, args);
-	fprintf(stderr, "%s%s\n", tail ? ": " : "", tail ? tail : "");
+	fprintf(stderr, "%s%s%s\n", message ? printable(message) :
+		"Out of memory.", tail ? ": " : "", tail ? tail : "");
+	free(message);
 }
 
 int report_fail(int error, const char *format, ...)
@@ -91,12 +109,67 @@ enum exit_code report_exit_code(int result)
 	}
 }
 
+static void *memory_or_exit(void *memory)
+{
+	if (!memory) {
+		report_memory();
+		exit(EXIT_OUT_OF_MEMORY);
+	}
+	return memory;
+}
+
+/* Return: bytes of the character of UTF-8 that a string begins with; 0: it is none */
+static unsigned int utf8_length(const unsigned char *s)
+{
+	/* Bounds of the second byte: no longer than needed, no surrogates (RFC 3629) */
+	unsigned char least = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+	unsigned char most = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+	unsigned int length, i;
+
+	if (s[0] < 0x80)
+		return 1;
+	if (s[0] < 0xc2 || s[0] > 0xf4)
+		return 0;
+	length = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+	if (s[1] < least || s[1] > most)
+		return 0;
+	for (i = 2; i < length; i++) {
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	return length;
+}
+
+char *json_text(struct json_object *object, int flags)
+{
+	static const char unknown[] = "\xef\xbf\xbd";
+	const char *string = json_object_to_json_string_ext(object, flags);
+	unsigned int length;
+	char *result, *to;
+
+	string = memory_or_exit((void *)string);
+	result = memory_or_exit(malloc(strlen(string) * strlen(unknown) + 1));
+	for (to = result; *string; string += length ? length : 1) {
+		length = utf8_length((const unsigned char *)string);
+		to = mempcpy(to, length ? string : unknown,
+			     length ? length : strlen(unknown));
+	}
+	*to = '\0';
+	return result;
+}
+
+void json_print(struct json_object *object, int flags)
+{
+	char *string = json_text(object, flags);
+
+	puts(string);
+	free(string);
+}
+
 void report_json(struct json_object *object)
 {
-	puts(json_object_to_json_string_ext(object,
-					    JSON_C_TO_STRING_PRETTY |
-					    JSON_C_TO_STRING_SPACED |
-					    JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_print(object, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+		   JSON_C_TO_STRING_NOSLASHESCAPE);
 	json_object_put(object);
 }
 
@@ -157,15 +230,6 @@ const char *size_text(uint64_t bytes, char buf[SIZE_TEXT])
 	return buf;
 }
 
-static void *memory_or_exit(void *memory)
-{
-	if (!memory) {
-		report_memory();
-		exit(EXIT_OUT_OF_MEMORY);
-	}
-	return memory;
-}
-
 char *text(const char *format, ...)
 {
 	va_list args;
@@ -176,6 +240,11 @@ char *text(const char *format, ...)
 	len = vasprintf(&string, format, args);
 	va_end(args);
 	return memory_or_exit(len < 0 ? NULL : string);
+}
+
+char *text_printable(const char *string)
+{
+	return string ? printable(text_copy(string)) : NULL;
 }
 
 char *text_copy(const char *string)

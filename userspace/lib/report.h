@@ -65,6 +65,21 @@ enum exit_code report_exit_code(int result);
 void report_json(struct json_object *object);
 
 /**
+ * json_text() - JSON to be printed
+ * @object: what
+ * @flags: JSON_C_TO_STRING_*
+ *
+ * JSON is UTF-8, and names of files may be any bytes: U+FFFD stands for those that are
+ * no character.
+ *
+ * Return: the text; free() it.
+ */
+char *json_text(struct json_object *object, int flags);
+
+/** json_print() - print json_text() as a line on standard output */
+void json_print(struct json_object *object, int flags);
+
+/**
  * json_set_string() - add a string to an object; NULL becomes null
  * json_set_number() - add a number to an object
  * json_set_bool() - add a truth value to an object
@@ -95,6 +110,9 @@ char *text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /** text_copy() - a copy of a string, NULL for NULL; ends as text() */
 char *text_copy(const char *string);
+
+/** text_printable() - the same with '?' for control characters */
+char *text_printable(const char *string);
 
 /** grow_array() - room for one more element; ends as text() */
 void *grow_array(void *array, unsigned int count, size_t size);

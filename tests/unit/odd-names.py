@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Names that are not UTF-8, or that a terminal would obey: of files, and in
+images from anywhere."""
+
+import json
+import os
+import subprocess
+
+import host  # before the modules of lib/
+import ktap
+
+LATIN = b"caf\xe9"
+# Overlong, a surrogate, beyond the last character, cut off; and good ones
+WRONG = b"\xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80 \xe2\x82"
+GOOD = "é€𝄞"
+
+
+def said(*args):
+    done = subprocess.run([host.COMMAND, *args], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout
+
+
+def directory():
+    return os.fsencode(host.directory)
+
+
+def create(name, *args):
+    path = directory() + b"/" + name
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *args, path,
+                    "1M"], check=True)
+    return path
+
+
+@ktap.test
+def json_is_utf_8_whatever_a_file_is_called():
+    path = create(LATIN)
+    info = json.loads(said("info", path, "--json").decode())
+    ktap.equal(info["filename"], f"{host.directory}/caf\ufffd", "name")
+    host.qemu_io(path, "write 0 64k")
+    parts = json.loads(said("map", path, "--json").decode())
+    ktap.equal(parts[0]["filename"], f"{host.directory}/caf\ufffd", "name")
+    tree = json.loads(said("tree", directory(), "--json").decode())
+    ktap.equal(tree[0]["image"], f"{host.directory}/caf\ufffd", "name")
+
+
+@ktap.test
+def json_is_utf_8_whatever_an_image_says():
+    path = create(b"image", "-u", "-b", WRONG + GOOD.encode(), "-F", "qcow2")
+    info = json.loads(said("info", path, "--json").decode())
+    replaced = (b"\0\0 \0\0\0 \0\0\0\0 \0\0".replace(b"\0", b"\xef\xbf\xbd")
+                .decode() + GOOD)
+    ktap.equal(info["backing-filename"], replaced, "backing file")
+
+
+@ktap.test
+def what_an_image_says_is_no_command_to_the_terminal():
+    name = "x\nencrypted\x1b[2J\x7f"
+    path = create(b"image", "-u", "-b", name, "-F", "qcow2")
+    out = said("info", path).decode()
+    ktap.check("backing file: x?encrypted?[2J? (actual" in out, out)
+    out = said("info", path, "--backing-chain").decode()
+    ktap.check("x?encrypted?[2J? of" in out, out)
+
+
+host.main()
