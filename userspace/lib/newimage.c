@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "image.h"
+#include "lock.h"
 #include "report.h"
 #include "state.h"
 
@@ -126,7 +128,12 @@ int new_image_make(struct json_object *journal, const struct new_image *image)
 		r = make_missing(journal, NEW_IMAGE, image->path);
 	if (!r)
 		r = make_missing(journal, NEW_DATA, image->data);
-	return r < 0 ? r : qemu_create(image);
+	if (!r)
+		r = qemu_create(image);
+	/* Here it is known that nobody else has it, whatever is in it. */
+	if (r < 0)
+		new_image_undo(journal);
+	return r;
 }
 
 /* Killed before the inode was written down: the file is still empty. */
@@ -138,17 +145,26 @@ static int is_made(struct json_object *entry, const struct stat *st)
 		st->st_dev == json_number(entry, "dev");
 }
 
-static void undo(struct json_object *journal, const char *key)
+/* Return: the path, if the file that was made is still there, and is it; or NULL */
+static const char *made_file(struct json_object *journal, const char *key,
+			     struct stat *st)
 {
 	struct json_object *entry;
 	const char *path;
-	struct stat st;
 
 	if (!json_object_object_get_ex(journal, key, &entry))
-		return;
+		return NULL;
 	path = json_string(entry, "path");
-	if (path && lstat(path, &st) == 0 && S_ISREG(st.st_mode) &&
-	    is_made(entry, &st))
+	return path && lstat(path, st) == 0 && S_ISREG(st->st_mode) &&
+		is_made(entry, st) ? path : NULL;
+}
+
+static void undo(struct json_object *journal, const char *key)
+{
+	struct stat st;
+	const char *path = made_file(journal, key, &st);
+
+	if (path)
 		unlink(path);
 }
 
@@ -156,4 +172,56 @@ void new_image_undo(struct json_object *journal)
 {
 	undo(journal, NEW_IMAGE);
 	undo(journal, NEW_DATA);
+}
+
+static bool has_nothing(const struct image *image)
+{
+	int fd = image_reopen(image, O_RDWR);
+	bool nothing;
+
+	if (fd < 0)
+		return false;
+	nothing = lock_acquire(fd, ROLE_WRITE, NULL) == 0 &&
+		image_is_empty(image) > 0;
+	close(fd);
+	return nothing;
+}
+
+/* As it was made: no guest has written to it, and nobody has it open. */
+static bool is_fresh(const char *path, const struct stat *st)
+{
+	bool muted = report_muted(), fresh;
+	struct image image;
+
+	if (!st->st_size)
+		return true;
+	report_mute(true);
+	fresh = image_open(path, FORMAT_QCOW2, &image) == 0 && has_nothing(&image);
+	report_mute(muted);
+	image_close(&image);
+	return fresh;
+}
+
+static void keep(const char *path)
+{
+	report_warn("%s is from a command that was killed while it made it, and is in use, or is not empty: it is kept.",
+		    path);
+}
+
+void new_image_recover(struct json_object *journal)
+{
+	struct stat st;
+	const char *path = made_file(journal, NEW_IMAGE, &st);
+	bool fresh = path && is_fresh(path, &st);
+
+	if (fresh)
+		unlink(path);
+	else if (path)
+		keep(path);
+	/* An image without data has none there. */
+	path = made_file(journal, NEW_DATA, &st);
+	if (path && (fresh || !st.st_size))
+		unlink(path);
+	else if (path)
+		keep(path);
 }

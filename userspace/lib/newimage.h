@@ -30,7 +30,7 @@ int new_image_path(const char *word, char **path);
  * The journal says what is made before there is a file. The path is a block
  * device, an empty file, or nothing; so is that of an external data file.
  *
- * Return: 0 or an error, reported; undo it then as well.
+ * Return: 0; or an error, reported, and nothing is left of what was made.
  */
 int new_image_make(struct json_object *journal, const struct new_image *image);
 
@@ -51,5 +51,14 @@ void new_image_note(struct json_object *journal, const char *path,
  * that somebody else has put into its place.
  */
 void new_image_undo(struct json_object *journal);
+
+/**
+ * new_image_recover() - the same for a command that was killed, perhaps long ago
+ * @journal: the entry it wrote into
+ *
+ * The image may have been complete, and be in use since: what is not as it was made is
+ * kept, with a warning.
+ */
+void new_image_recover(struct json_object *journal);
 
 #endif /* NEWIMAGE_H */

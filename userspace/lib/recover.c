@@ -151,7 +151,7 @@ static int recover_close(struct json_object *entry)
 
 static int recover_create(struct json_object *entry)
 {
-	new_image_undo(entry);
+	new_image_recover(entry);
 	return 0;
 }
 
@@ -159,7 +159,7 @@ static int recover_create(struct json_object *entry)
 static void drop_overlay(struct json_object *entry)
 {
 	if (member(entry, "new"))
-		new_image_undo(entry);
+		new_image_recover(entry);
 	else
 		trim_top_of(member(entry, "new_state"));
 }

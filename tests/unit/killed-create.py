@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""A create that was killed is undone by the next command, perhaps long after:
+what became of the image until then is not."""
+
+import fcntl
+import json
+import os
+import struct
+
+import host  # before the modules of lib/
+from host import MIB
+import ktap
+
+STATE = os.path.join(host.BUILD, "run")
+F_OFD_SETLK = 37
+
+
+def noted(name):
+    path = os.path.join(host.directory, name)
+    st = os.stat(path)
+    return {"path": path, "dev": st.st_dev, "ino": st.st_ino}
+
+
+def killed_create(*args, **members):
+    """As it was killed when all was done but the end of the journal"""
+    host.qcow2setup("create", f"{host.directory}/image", "64M", *args)
+    entry = {"operation": "create", "name": "", "uuid": ""}
+    with open(os.path.join(STATE, "journal"), "w") as f:
+        json.dump(entry | {k: noted(v) for k, v in members.items()}, f)
+
+
+def next_command():
+    return host.qcow2setup("create", f"{host.directory}/other", "1M")
+
+
+def is_there(*names):
+    for name in names:
+        ktap.check(os.path.exists(f"{host.directory}/{name}"),
+                   f"{name} is gone")
+
+
+@ktap.test
+def an_image_that_nobody_uses_goes():
+    killed_create(new="image")
+    ktap.equal(next_command(), "", "messages")
+    ktap.equal(os.listdir(host.directory), ["other"], "files")
+
+
+@ktap.test
+def so_does_its_data_file():
+    killed_create("-o", "data_file=data", **{"new": "image",
+                                            "new-data": "data"})
+    ktap.equal(next_command(), "", "messages")
+    ktap.equal(os.listdir(host.directory), ["other"], "files")
+
+
+@ktap.test
+def an_image_with_data_is_kept():
+    killed_create(new="image")
+    host.run_well("qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 1M",
+                  f"{host.directory}/image")
+    ktap.check("is kept" in next_command(), "no warning")
+    is_there("image", "other")
+    ktap.check(not os.path.exists(f"{STATE}/journal"), "the journal is there")
+
+
+@ktap.test
+def so_is_its_data_file():
+    killed_create("-o", "data_file=data", **{"new": "image",
+                                            "new-data": "data"})
+    # QEMU looks for the data file in its working directory.
+    os.chdir(host.directory)
+    host.run_well("qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 1M", "image")
+    os.chdir("/")
+    ktap.check("is kept" in next_command(), "no warning")
+    is_there("image", "data")
+
+
+@ktap.test
+def an_image_in_use_is_kept():
+    killed_create(new="image")
+    fd = os.open(f"{host.directory}/image", os.O_RDWR)
+    for byte in (100, 201):
+        fcntl.fcntl(fd, F_OFD_SETLK,
+                    struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, byte, 1, 0))
+    ktap.check("is kept" in next_command(), "no warning")
+    os.close(fd)
+    is_there("image")
+
+
+@ktap.test
+def what_another_program_made_of_it_is_kept():
+    killed_create(new="image")
+    with open(f"{host.directory}/image", "wb") as f:
+        f.write(b"x" * MIB)
+    ktap.check("is kept" in next_command(), "no warning")
+    is_there("image")
+
+
+@ktap.test
+def a_create_that_fails_leaves_nothing():
+    out, code = host.run(host.COMMAND, "create", f"{host.directory}/image",
+                         "1M", "-o", "data_file=data,data_file_raw=on,"
+                         "cluster_size=3k")
+    ktap.equal(code, 4, f"exit code: {out}")
+    ktap.equal(os.listdir(host.directory), [], "files")
+
+
+host.main()
