@@ -27,9 +27,10 @@ int chain_job(struct arguments *args, const char *operation,
 	int r;
 
 	r = begin_change(true);
-	if (!r)
-		r = live_open(args->words[0], &args->formats,
-			      args->dry_run ? NULL : &args->unlock, &live);
+	if (r < 0)
+		return r;
+	r = live_open(args->words[0], &args->formats,
+		      args->dry_run ? NULL : &args->unlock, &live);
 	if (!r && !finish_again(&live, args->json))
 		r = run(args, &collapse);
 	live_close(&live);

@@ -44,9 +44,10 @@ int cmd_copy(struct arguments *args)
 	int r;
 
 	r = begin_change(true);
-	if (!r)
-		r = live_open(args->words[0], &args->formats,
-			      args->dry_run ? NULL : &args->unlock, &live);
+	if (r < 0)
+		return r;
+	r = live_open(args->words[0], &args->formats,
+		      args->dry_run ? NULL : &args->unlock, &live);
 	if (!r && !finish_again(&live, args->json))
 		r = copy(args, &live);
 	live_close(&live);

@@ -85,11 +85,12 @@ static int clean(void)
 {
 	int r = begin_change(true);
 
-	if (!r)
-		job_each(forget_over, NULL);
+	if (r < 0)
+		return r;
+	job_each(forget_over, NULL);
 	end_change();
 	state_unlock();
-	return r;
+	return 0;
 }
 
 int cmd_jobs(struct arguments *args)

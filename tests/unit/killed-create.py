@@ -6,7 +6,9 @@ what became of the image until then is not."""
 import fcntl
 import json
 import os
+import resource
 import struct
+import subprocess
 
 import host  # before the modules of lib/
 from host import MIB
@@ -96,6 +98,27 @@ def what_another_program_made_of_it_is_kept():
         f.write(b"x" * MIB)
     ktap.check("is kept" in next_command(), "no warning")
     is_there("image")
+
+
+def starved():
+    """The last of them is libdevmapper's, where there is device-mapper."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+
+
+@ktap.test
+def who_does_not_get_the_lock_leaves_the_journal_alone():
+    image = f"{host.directory}/image"
+    killed_create(new="image")
+    with open(os.path.join(STATE, "lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for words in (["commit", image], ["copy", image, image + ".copy"],
+                      ["jobs", "--clean"]):
+            done = subprocess.run([host.COMMAND, *words], preexec_fn=starved,
+                                  capture_output=True, text=True)
+            ktap.equal(done.returncode, 4, f"{words}: {done.stderr}")
+            ktap.check(os.path.exists(f"{STATE}/journal"), f"{words}: journal")
+    is_there("image")
+    next_command()
 
 
 @ktap.test

@@ -38,6 +38,14 @@ static int fresh(void **state)
 
 static bool force;
 
+static void assert_no_journal(void)
+{
+	struct json_object *entry;
+
+	assert_int_equal(journal_read(&entry), 0);
+	assert_null(entry);
+}
+
 static int edit(enum internal_action action, const char *word)
 {
 	struct internal in = {
@@ -53,7 +61,7 @@ static int edit(enum internal_action action, const char *word)
 	if (!r)
 		r = internal_run(&in);
 	internal_close(&in);
-	assert_null(journal_read());
+	assert_no_journal();
 	state_unlock();
 	return r;
 }

@@ -484,8 +484,8 @@ static bool cut_grown(const struct job_record *record, void *data)
 
 int recover(void)
 {
-	struct json_object *entry = journal_read();
-	int r = 0;
+	struct json_object *entry;
+	int r = journal_read(&entry);
 
 	if (entry)
 		r = recover_entry(entry);
@@ -526,8 +526,7 @@ static bool lock_to_look(void)
 	for (tries = 0; tries < LOOK_TRIES; tries++) {
 		if (state_lock(false) == 0)
 			return true;
-		entry = journal_read();
-		if (!entry)
+		if (journal_read(&entry) < 0 || !entry)
 			return false;
 		json_object_put(entry);
 		usleep(LOOK_MSEC * 1000);

@@ -134,11 +134,21 @@ int journal_write(struct json_object *entry)
 	return replace_file(JOURNAL, whole_entry ? whole_entry : entry);
 }
 
-struct json_object *journal_read(void)
+int journal_read(struct json_object **entry)
 {
-	if (access(JOURNAL, F_OK) < 0)
-		return NULL;
-	return json_object_from_file(JOURNAL);
+	int fd = open(JOURNAL, O_RDONLY | O_CLOEXEC);
+
+	*entry = NULL;
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	if (fd < 0)
+		return report_errno(errno, "Cannot read %s", JOURNAL);
+	*entry = json_object_from_fd(fd);
+	close(fd);
+	/* It is replaced in one step, and whole: this is not of our making. */
+	if (!*entry)
+		report_warn("%s is no journal of ours.", JOURNAL);
+	return 0;
 }
 
 void journal_clear(void)

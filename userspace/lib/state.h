@@ -56,8 +56,13 @@ int journal_write(struct json_object *entry);
  */
 void journal_whole(struct json_object *whole);
 
-/** journal_read() - the entry of a command that did not finish, or NULL */
-struct json_object *journal_read(void);
+/**
+ * journal_read() - look for a command that did not finish
+ * @entry: result: its entry, or NULL
+ *
+ * Return: 0; or an error, reported: it is not known whether there is one.
+ */
+int journal_read(struct json_object **entry);
 
 /** journal_clear() - nothing is under way */
 void journal_clear(void);
