@@ -15,21 +15,36 @@
 #include "loop.h"
 #include "report.h"
 
+/* Return: a descriptor; or -1, if the path does not lead to that file any more */
+static int open_file(const char *path, const struct image_id *id)
+{
+	int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	struct image_id found;
+	struct stat st;
+
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+		found = image_id_of(&st);
+		if (image_id_equal(&found, id))
+			return fd;
+	}
+	close(fd);
+	return -1;
+}
+
 void trim_prepare(const char *path, const struct image_id *id, uint64_t floor,
 		  struct trim *trim)
 {
 	struct lock_mates mates = loop_mates(id);
-	struct image_id found;
 	int r;
 
 	trim->fd = -1;
 	trim->path = text_copy(path);
 	trim->id = *id;
 	trim->floor = floor;
-	if (id->block || !image_id_of_path(path, &found) ||
-	    !image_id_equal(&found, id))
-		return;
-	trim->fd = open(path, O_RDWR | O_CLOEXEC);
+	if (!id->block)
+		trim->fd = open_file(path, id);
 	if (trim->fd < 0)
 		return;
 	r = lock_acquire(trim->fd, ROLE_WRITE, &mates);

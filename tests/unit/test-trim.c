@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Unit test of cutting files: never another one than the image, whoever changes what
+ * its name leads to.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "report.h"
+#include "trim.h"
+
+#define IMAGE	"build/trim-image"
+#define OTHER	"build/trim-other"
+#define LONG	(4 << 20)
+#define ROUNDS	3000
+
+static atomic_bool stop;
+
+/* The name leads to the image and to the other file by turns. */
+static void *swap_names(void *data)
+{
+	while (!stop)
+		renameat2(AT_FDCWD, IMAGE, AT_FDCWD, OTHER, RENAME_EXCHANGE);
+	return data;
+}
+
+static off_t length_of(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_size;
+}
+
+static int long_file(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, LONG), 0);
+	return fd;
+}
+
+static bool cut(const struct image_id *id, int image)
+{
+	struct trim trim;
+
+	assert_int_equal(ftruncate(image, LONG), 0);
+	trim_prepare(IMAGE, id, 0, &trim);
+	trim_finish(&trim, true);
+	return length_of(image) < LONG;
+}
+
+static void only_the_image(void **state)
+{
+	struct image_id id;
+	pthread_t thread;
+	int image, other, i;
+
+	unlink(IMAGE);
+	unlink(OTHER);
+	assert_int_equal(system("qemu-img create -q -f qcow2 " IMAGE " 1M"), 0);
+	assert_true(image_id_of_path(IMAGE, &id));
+	image = long_file(IMAGE);
+	other = long_file(OTHER);
+	report_mute(true);
+	assert_true(cut(&id, image));
+	assert_int_equal(pthread_create(&thread, NULL, swap_names, NULL), 0);
+	for (i = 0; i < ROUNDS && length_of(other) == LONG; i++)
+		cut(&id, image);
+	stop = true;
+	pthread_join(thread, NULL);
+	assert_int_equal(length_of(other), LONG);
+	close(image);
+	close(other);
+	unlink(IMAGE);
+	unlink(OTHER);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(only_the_image),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
