@@ -191,6 +191,23 @@ test_resize()
 	nothing_left
 }
 
+# Another file of that name is none of ours.
+test_a_data_file_that_was_replaced()
+{
+	with_data a 16M
+	qcow2setup open ./a vm
+	mv a.data moved
+	echo other >a.data
+	before=$(stat -c '%s %Y %Z' a.data)
+	exits 5 'not the external data file' qcow2setup resize vm 24M
+	equal "$(stat -c '%s %Y %Z' a.data)" "$before" "the other file"
+	mv moved a.data
+	qcow2setup resize vm 24M
+	qcow2setup close vm
+	check_images a
+	nothing_left
+}
+
 # A lower layer's data file is never made longer, nor is its end lost.
 test_the_end_of_a_lower_data_file()
 {

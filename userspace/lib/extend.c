@@ -85,10 +85,10 @@ static int extend_qcow2(const struct live *live, uint64_t size)
 
 static int set_length(const struct image *image, uint64_t length)
 {
-	int fd = open(image->path, O_RDWR | O_CLOEXEC), r = 0;
+	int fd = image_reopen(image, O_RDWR), r = 0;
 
 	if (fd < 0)
-		return report_errno(errno, "Cannot open %s", image->path);
+		return fd;
 	if (ftruncate(fd, length) < 0 || fsync(fd) < 0)
 		r = report_errno(errno, "Cannot make %s longer", image->path);
 	close(fd);
@@ -150,6 +150,10 @@ static int extend_external(const struct live *live, uint64_t size)
 	int r;
 
 	r = image_open_data(&live->chain.layers[0], &data);
+	if (!r && !image_id_equal(&data.id, &live->device.layers[0].data_id))
+		r = report_fail(EBUSY,
+				"%s is not the external data file that device %s has.",
+				data.path, live->device.name);
 	if (!r)
 		r = extend_with(live, &data, size);
 	image_close(&data);
