@@ -260,6 +260,30 @@ test_guest_agent()
 	nothing_left
 }
 
+# What others have frozen they thaw, too.
+test_frozen_by_others()
+{
+	open_all a
+	disk_to_freeze
+	agent s1 log1
+	one=$!
+	agent s2 log2 freeze
+	two=$!
+	fsfreeze -f mnt
+	exits 5 'Cannot freeze .*mnt' \
+		qcow2setup snapshot a=a1 --fsfreeze "$PWD/mnt" --qga s1
+	fails fsfreeze -f mnt
+	fsfreeze -u mnt
+	equal "$(xargs <log1)" "guest-fsfreeze-freeze guest-fsfreeze-thaw" "agent"
+	exits 4 'Cannot freeze s2' qcow2setup snapshot a=a1 --qga s2
+	equal "$(xargs <log2)" "guest-fsfreeze-freeze" "agent that refuses"
+	kill "$one" "$two"
+	all_on .qcow2 a
+	umount mnt
+	qcow2setup close a
+	nothing_left
+}
+
 # Both processes, or one, killed at any time: nobody stays suspended or frozen,
 # and all are on the same side.
 test_killed()

@@ -83,18 +83,33 @@ static int thaw_mount(const char *path)
 	return r == -EINVAL ? 0 : r;
 }
 
-int freeze_begin(const struct freeze *freeze, const char **who)
+/*
+ * An agent that refuses has not frozen anything: a guest that is frozen already is
+ * somebody else's.  One that did not answer may have.
+ */
+static bool may_be_frozen(int r)
+{
+	return r != -EREMOTEIO;
+}
+
+int freeze_begin(const struct freeze *freeze, struct freeze *frozen,
+		 const char **who)
 {
 	unsigned int i;
 	int r = 0;
 
+	*frozen = *freeze;
+	frozen->socket_count = 0;
+	frozen->mount_count = 0;
 	for (i = 0; i < freeze->socket_count && !r; i++) {
 		*who = freeze->sockets[i];
 		r = qga_freeze(*who);
+		frozen->socket_count += may_be_frozen(r);
 	}
 	for (i = 0; i < freeze->mount_count && !r; i++) {
 		*who = freeze->mounts[i];
 		r = mount_ioctl(*who, FIFREEZE);
+		frozen->mount_count += !r;
 	}
 	return r;
 }
@@ -107,15 +122,15 @@ static void note(int error, const char *path, int *first, const char **who)
 	*who = path;
 }
 
-int freeze_end(const struct freeze *freeze, const char **who)
+int freeze_end(const struct freeze *frozen, const char **who)
 {
 	unsigned int i;
 	int r = 0;
 
-	for (i = freeze->mount_count; i--;)
-		note(thaw_mount(freeze->mounts[i]), freeze->mounts[i], &r, who);
-	for (i = freeze->socket_count; i--;)
-		note(qga_thaw(freeze->sockets[i]), freeze->sockets[i], &r, who);
+	for (i = frozen->mount_count; i--;)
+		note(thaw_mount(frozen->mounts[i]), frozen->mounts[i], &r, who);
+	for (i = frozen->socket_count; i--;)
+		note(qga_thaw(frozen->sockets[i]), frozen->sockets[i], &r, who);
 	return r;
 }
 

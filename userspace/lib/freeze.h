@@ -48,22 +48,25 @@ const char *freeze_holds(const struct freeze *freeze,
 /**
  * freeze_begin() - freeze the guests, then the file systems
  * @freeze: what is to be frozen
+ * @frozen: result: what of it is to be thawed, a part of the same lists; what others
+ *	have frozen is not
  * @who: the one that failed
  *
  * Return: 0 or a negative errno, unreported; freeze_end() after errors, too.
  */
-int freeze_begin(const struct freeze *freeze, const char **who);
+int freeze_begin(const struct freeze *freeze, struct freeze *frozen,
+		 const char **who);
 
 /**
  * freeze_end() - thaw all, in the reverse order
- * @freeze: what is to be thawed
+ * @frozen: what is to be thawed
  * @who: the first that failed
  *
  * What is not frozen does not matter.
  *
  * Return: 0 or a negative errno, unreported; the others are thawed.
  */
-int freeze_end(const struct freeze *freeze, const char **who);
+int freeze_end(const struct freeze *frozen, const char **who);
 
 /** freeze_json() - for the journal */
 struct json_object *freeze_json(const struct freeze *freeze);

@@ -234,16 +234,17 @@ static void swap_all(const struct swap *swap, struct outcome *outcome)
 static void run_here(const struct swap *swap, struct outcome *outcome)
 {
 	const char *who = NULL;
+	struct freeze frozen;
 	int r;
 
 	/* Our own pages could be on the devices. */
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 	report_mute(true);
-	r = freeze_begin(swap->freeze, &who);
+	r = freeze_begin(swap->freeze, &frozen, &who);
 	failed(outcome, "Cannot freeze", who, r);
 	if (!r)
 		swap_all(swap, outcome);
-	r = freeze_end(swap->freeze, &who);
+	r = freeze_end(&frozen, &who);
 	failed(outcome, "Cannot thaw", who, r);
 	outcome->thawed = !r;
 }
