@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import host  # before the modules of lib/
@@ -169,6 +170,21 @@ def resize_sees_overlays_with_options_of_qemu():
                   "json:" + json.dumps(name), over)
     refused(5, "over stands on", path, "--shrink", "1M")
     ktap.equal(size_of(path), 4 * MIB, "size")
+
+
+@ktap.test
+def resize_sees_the_top_of_a_long_chain():
+    """As long as the target takes it, with all between in another directory"""
+    base = create("base")
+    between = f"{host.directory}/between"
+    os.mkdir(between)
+    host.chain_of(between, 600)
+    os.symlink(base, f"{between}/0000")
+    create("top", "4M", "-u", "-b", "between/0600", "-F", "qcow2")
+    refused(5, f"{host.directory}/top stands on {base}", base, "--shrink",
+            "2M")
+    shutil.rmtree(between)
+    ktap.equal(size_of(base), 4 * MIB, "size")
 
 
 @ktap.test

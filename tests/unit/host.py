@@ -54,6 +54,18 @@ def key_file(passphrase):
     return path
 
 
+def chain_of(where, count):
+    """Images 0001 to COUNT in a directory, each on the one before"""
+    first = os.path.join(where, "0001")
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "-u",
+             "-b", "0000", "-F", "qcow2", first, "1M")
+    with open(first, "rb") as f:
+        image = f.read()
+    for number in range(2, count + 1):
+        with open(os.path.join(where, f"{number:04}"), "wb") as f:
+            f.write(image.replace(b"0000", b"%04d" % (number - 1)))
+
+
 def qcow2setup(*args):
     return run_well(COMMAND, *args)
 

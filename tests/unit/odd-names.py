@@ -5,6 +5,7 @@ images from anywhere."""
 
 import json
 import os
+import resource
 import subprocess
 
 import host  # before the modules of lib/
@@ -62,6 +63,21 @@ def what_an_image_says_is_no_command_to_the_terminal():
     ktap.check("backing file: x?encrypted?[2J? (actual" in out, out)
     out = said("info", path, "--backing-chain").decode()
     ktap.check("x?encrypted?[2J? of" in out, out)
+
+
+def small_stack():
+    resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, 2 << 20))
+
+
+@ktap.test
+def tree_bears_chains_of_any_length():
+    host.chain_of(host.directory, 3000)
+    for options in ([], ["--json"]):
+        done = subprocess.run([host.COMMAND, "tree", f"{host.directory}/3000",
+                               *options], stdout=subprocess.PIPE,
+                              preexec_fn=small_stack)
+        ktap.equal(done.returncode, 0, "exit code")
+        ktap.check(b"3000" in done.stdout, done.stdout[-500:])
 
 
 host.main()

@@ -11,6 +11,9 @@
 #include "report.h"
 #include "scan.h"
 
+/* As many layers as the target takes; we go along links by recursion. */
+#define DEPTH_MAX	1024
+
 static uint32_t find(const struct forest *forest, const struct image_id *id)
 {
 	uint32_t i;
@@ -79,8 +82,14 @@ static uint32_t add_missing(struct forest *forest, const char *path,
 	return index;
 }
 
+/* A chain that is too long is shown in parts. */
 static void link_to(struct forest *forest, uint32_t index, uint32_t backing)
 {
+	unsigned int below = forest->images[backing].below + 1;
+
+	if (below >= DEPTH_MAX)
+		return;
+	forest->images[index].below = below;
 	forest->images[index].backing = backing;
 	forest->images[backing].overlays++;
 }
@@ -124,10 +133,13 @@ static uint32_t add_opened(struct forest *forest, const struct image *image)
 	forest->images[index].format = image->format;
 	forest->images[index].size = image->size;
 	forest->images[index].allocated = image->allocated;
-	path = image->format == FORMAT_QCOW2 ? scan_backing(image) : NULL;
+	path = image->format == FORMAT_QCOW2 && forest->depth < DEPTH_MAX ?
+		scan_backing(image) : NULL;
 	if (!path)
 		return index;
+	forest->depth++;
 	backing = forest_add(forest, path, recorded_format(image));
+	forest->depth--;
 	free(path);
 	link_to(forest, index, backing);
 	return index;

@@ -33,6 +33,7 @@ struct forest_use {
  * @size: virtual size, bytes
  * @allocated: disk space, bytes
  * @backing: the image below, or FOREST_NONE
+ * @below: how many images are below it
  * @overlays: how many stand on it directly
  * @uses: open devices that have it
  * @use_count: of @uses
@@ -45,6 +46,7 @@ struct forest_image {
 	uint64_t size;
 	uint64_t allocated;
 	uint32_t backing;
+	unsigned int below;
 	unsigned int overlays;
 	struct forest_use *uses;
 	unsigned int use_count;
@@ -54,10 +56,12 @@ struct forest_image {
  * struct forest - images
  * @images: in no order
  * @count: of @images
+ * @depth: how many links away from the image that was to be added we are
  */
 struct forest {
 	struct forest_image *images;
 	uint32_t count;
+	unsigned int depth;
 };
 
 /**

@@ -18,8 +18,8 @@
 #include "report.h"
 #include "scan.h"
 
-/* No chain is longer; one that is has a loop. */
-#define LINKS_MAX	512
+/* The target takes no longer chain; one that is perhaps has a loop. */
+#define LINKS_MAX	1024
 
 /**
  * struct seen - what has been dealt with already
