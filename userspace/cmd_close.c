@@ -96,15 +96,14 @@ static int remove_device(const struct closing *closing)
 static int remove_and_cut(const struct closing *closing)
 {
 	const struct device_layer *top = &closing->device->layers[0];
-	struct json_object *length;
+	uint64_t length;
 	struct trim trim;
 	int r;
 
-	if (!closing->state ||
-	    !json_object_object_get_ex(closing->state, "length", &length) ||
+	if (!state_length(closing->state, &top->id, &length) ||
 	    top->format != FORMAT_QCOW2)
 		return remove_device(closing);
-	trim_prepare(top->path, &top->id, json_object_get_int64(length), &trim);
+	trim_prepare(top->path, &top->id, length, &trim);
 	r = remove_device(closing);
 	trim_finish(&trim, !r && closing->clean);
 	return r;

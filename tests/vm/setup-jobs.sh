@@ -240,6 +240,35 @@ is_longer()
 }
 
 # The next command finds out by itself, and its own result is no longer either.
+# When the device goes on in the base already, and its state is that of the old top:
+# the base is not cut to where that began.
+test_killed_before_the_note()
+{
+	local state=/run/qcow2setup/device/vm.json
+
+	qemu-img create -q -f qcow2 base 64M
+	qemu-io -c 'write -P 1 0 1M' base >/dev/null
+	truncate -s 40M base
+	qemu-img create -q -f qcow2 -b base -F qcow2 active
+	qcow2setup open ./active vm
+	cp "$state" old
+	qcow2setup commit vm
+	cp "$state" new
+	cp old "$state"
+	jq '{name: "vm", subject: "vm", operation: "commit", command: "",
+	     state: "running", pid: 4194304, start: 1, notes: {grown: .}}' \
+		new >/run/qcow2setup/jobs/vm.json
+	qcow2setup list
+	equal "$(jq -c '[.length, .layers[].path]' "$state")" \
+		"[$((40 << 20)),\"$PWD/base\"]" "state"
+	cp old "$state"
+	qcow2setup close vm
+	[ "$(stat -c %s base)" -ge $((40 << 20)) ] || die "base was cut"
+	qcow2setup check ./base --repair
+	qcow2setup jobs --clean
+	nothing_left
+}
+
 test_killed_closed()
 {
 	chain

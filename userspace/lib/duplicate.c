@@ -456,6 +456,23 @@ static int note_result(const struct work *work)
 	return r;
 }
 
+/* Should this process be killed when the device goes on in the copy */
+static int note_grown(const struct work *work)
+{
+	struct image image = work->image;
+	const struct chain one = { &image, 1 };
+	struct json_object *note;
+
+	if (image.is_device || image.format != FORMAT_QCOW2)
+		return 0;
+	image.path = work->path;
+	note = json_object_new_object();
+	json_object_object_add(note, "grown",
+			       state_json("", "", layers_json(&one),
+					  work->attached.length));
+	return job_note(note);
+}
+
 static int replace(struct work *work, struct mirror *mirror)
 {
 	struct live *live = work->what->live;
@@ -465,6 +482,8 @@ static int replace(struct work *work, struct mirror *mirror)
 	int r;
 
 	r = note_result(work);
+	if (!r)
+		r = note_grown(work);
 	if (!r)
 		r = live_note_top(live);
 	if (r < 0)

@@ -12,6 +12,7 @@
 #include "attach.h"
 #include "kernel_status.h"
 #include "pivot.h"
+#include "recover.h"
 #include "report.h"
 #include "state.h"
 
@@ -61,11 +62,12 @@ static uint64_t kept_bytes(const char *name, const struct qcow2_header *h)
 int extend_file(const char *name, const struct image *image, bool kept)
 {
 	struct json_object *state = device_state_load(name);
-	uint64_t length = state ? json_number(state, "length") : 0;
 	uint64_t bytes = kept ? kept_bytes(name, &image->header) : 0;
+	uint64_t length;
+	bool grown = state_length(state, &image->id, &length);
 
 	json_object_put(state);
-	if (!length)
+	if (!grown)
 		return 0;
 	return attach_extend(image, bytes > length ? bytes : length);
 }

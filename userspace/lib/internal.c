@@ -18,6 +18,7 @@
 #include "look.h"
 #include "pivot.h"
 #include "qemu.h"
+#include "recover.h"
 #include "report.h"
 #include "run.h"
 #include "state.h"
@@ -381,12 +382,13 @@ int internal_device(struct internal *in, const char *name)
  */
 static int make_room(const struct internal *in)
 {
-	struct json_object *state = device_state_load(in->device.name), *length;
+	struct json_object *state = device_state_load(in->device.name);
 	struct image image = in->image;
+	uint64_t length;
 	bool grown;
 
-	grown = state && json_object_object_get_ex(state, "length", &length) &&
-		image.length > json_number(state, "length") + PADDING_MAX;
+	grown = state_length(state, &image.id, &length) &&
+		image.length > length + PADDING_MAX;
 	json_object_put(state);
 	if (!grown || in->action == INTERNAL_DELETE)
 		return 0;

@@ -86,6 +86,19 @@ static struct json_object *top_of(struct json_object *state)
 	return json_object_array_get_idx(layers, 0);
 }
 
+bool state_length(struct json_object *state, const struct image_id *top,
+		  uint64_t *length)
+{
+	struct json_object *layer = state ? top_of(state) : NULL;
+	struct image_id id;
+
+	if (!layer || !member(state, "length"))
+		return false;
+	id = layer_json_id(layer);
+	*length = json_number(state, "length");
+	return image_id_equal(&id, top);
+}
+
 void trim_top_of(struct json_object *state)
 {
 	struct json_object *top = top_of(state);
@@ -450,6 +463,44 @@ static bool same_device(const char *name, const char *uuid)
 	return state.exists && !strcmp(state.uuid, uuid);
 }
 
+static struct json_object *device_layers_json(const struct device *device)
+{
+	struct chain chain = { NULL, device->count };
+	struct json_object *layers;
+	unsigned int i;
+
+	chain.layers = grow_array(NULL, chain.count, sizeof(*chain.layers));
+	memset(chain.layers, 0, chain.count * sizeof(*chain.layers));
+	for (i = 0; i < chain.count; i++) {
+		chain.layers[i].path = device->layers[i].path;
+		chain.layers[i].format = device->layers[i].format;
+		chain.layers[i].id = device->layers[i].id;
+	}
+	layers = layers_json(&chain);
+	free(chain.layers);
+	return layers;
+}
+
+/* Killed between the pivot and the note of it: what is known is of the old top. */
+static void note_new_top(const char *name, struct json_object *grown)
+{
+	struct json_object *state = device_state_load(name);
+	struct image_id id = layer_json_id(top_of(grown));
+	struct device device;
+	uint64_t length;
+
+	if (!state_length(state, &id, &length) && device_load(name, &device)) {
+		json_object_put(state);
+		state = state_json(name, device.dm.uuid,
+				   device_layers_json(&device),
+				   json_number(grown, "length"));
+		if (image_id_equal(&device.layers[0].id, &id))
+			device_state_save(name, state);
+		device_free(&device);
+	}
+	json_object_put(state);
+}
+
 /*
  * A layer that a job made longer, and was killed, has its writable loop device no
  * more; or a device goes on in it, whose end will cut it.
@@ -463,7 +514,9 @@ static void cut_noted(struct json_object *notes, const char *key)
 	if (!state || !top_of(state))
 		return;
 	id = layer_json_id(top_of(state));
-	if (!device_uses(&id, true, &user))
+	if (device_uses(&id, true, &user))
+		note_new_top(user.name, state);
+	else
 		trim_top_of(state);
 	json_object_object_del(notes, key);
 }

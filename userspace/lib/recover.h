@@ -29,6 +29,18 @@ struct json_object *state_json(const char *name, const char *uuid,
 			       struct json_object *layers, uint64_t length);
 
 /**
+ * state_length() - the length at open that a state notes
+ * @state: state of a device, may be NULL
+ * @top: the image that the device writes to
+ * @length: result
+ *
+ * Return: false if there is none: the file was not made longer, or the state is that of
+ * another image, as a job that was killed left it.
+ */
+bool state_length(struct json_object *state, const struct image_id *top,
+		  uint64_t *length);
+
+/**
  * journal_entry() - a new journal entry
  * @operation: "open", "close", "snapshot", "revert", "group", "create" or
  *	"internal"
