@@ -179,6 +179,38 @@ on_terminal()
 		lines || die "no progress bar: $(head -c 2000 lines)"
 }
 
+# Nobody reads what it says any more: as when its terminal goes.
+test_reader_gone()
+{
+	chain
+	{ slow --json || echo $? >code; } | head -n 1
+	equal "$(<code)" 4 "exit code"
+	equal "$(dmsetup ls)" "$(dmsetup ls | grep -w vm)" "devices"
+	equal "$(state)" "" "jobs"
+	equal "$(layers vm)" "active sn1 base" "layers"
+	finish
+}
+
+# Who started a job may be stopped at his terminal: others need the lock.
+test_detach_without_a_reader()
+{
+	chain
+	mkfifo pipe
+	exec 3<>pipe
+	timeout 2 dd if=/dev/zero of=pipe bs=1k oflag=nonblock status=none || true
+	qcow2setup commit vm --top sn1 --bandwidth 4M --detach >pipe &
+	starter=$!
+	wait_for 30 test -e /run/qcow2setup/jobs/vm.json
+	timeout 20 qcow2setup create ./other 1M
+	cat <&3 >/dev/null &
+	reader=$!
+	wait "$starter"
+	kill "$reader"
+	exec 3<&-
+	exits 0 '' qcow2setup wait vm
+	finish
+}
+
 test_terminal()
 {
 	chain

@@ -49,10 +49,11 @@ struct job {
 	struct progress progress;
 	double recorded;
 	double next;
-	struct sigaction signals[3];
+	struct sigaction signals[4];
 };
 
-static const int cancelling[3] = { SIGINT, SIGTERM, SIGHUP };
+/* The last: nobody is there any more to read what it says. */
+static const int cancelling[4] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE };
 
 static struct job job;
 static atomic_bool cancel_asked;
@@ -76,7 +77,7 @@ static void catch_signals(void)
 
 	cancel_asked = false;
 	cancel_ignored = false;
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < 4; i++)
 		sigaction(cancelling[i], &action, &job.signals[i]);
 }
 
@@ -84,7 +85,7 @@ static void release_signals(void)
 {
 	unsigned int i;
 
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < 4; i++)
 		sigaction(cancelling[i], &job.signals[i], NULL);
 }
 
@@ -331,8 +332,9 @@ static int detach(bool json)
 	r = wait_started(ends[0]);
 	if (r < 0)
 		return r;
-	print_started(json);
 	/* The other process has all that is to be undone, and the state lock. */
+	state_unlock();
+	print_started(json);
 	_exit(EXIT_OK);
 }
 
