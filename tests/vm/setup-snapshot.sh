@@ -213,6 +213,29 @@ test_refused()
 	nothing_left
 }
 
+# A file system in a file on the device itself: the kernel would wait for ever. The
+# overlay is on a partition, and what lies in between is not ours.
+test_on_the_device_by_a_loop()
+{
+	pair
+	mkfs.ext4 -q /dev/mapper/vm
+	mkdir mnt inner
+	mount /dev/mapper/vm mnt
+	truncate -s 20M mnt/disk
+	echo '2048,,L' | sfdisk -q mnt/disk
+	loop=$(losetup --find --show --partscan mnt/disk)
+	wait_for 10 test -b "${loop}p1"
+	mkfs.ext4 -q "${loop}p1"
+	mount "${loop}p1" inner
+	exits 1 'is on device vm' timeout 60 qcow2setup snapshot vm inner/new
+	exits 1 'is on device vm itself' timeout 60 qcow2setup copy vm inner/new
+	umount inner
+	losetup -d "$loop"
+	umount mnt
+	qcow2setup close vm
+	nothing_left
+}
+
 # No table can be loaded over a chain that the kernel refuses: here, because
 # its overlay's clusters are smaller than a block.
 test_failure_leaves_nothing()

@@ -10,6 +10,9 @@
 
 /**
  * stack_has() - is a block device made of another one, or that one itself?
+ *
+ * By way of other devices, partitions, and files under loop devices as well.
+ *
  * @device: number of the device, or of a file system
  * @part: the other one
  */

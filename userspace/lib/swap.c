@@ -41,6 +41,13 @@ struct outcome {
  */
 
 /* For a file, the device of its file system; else the device */
+static dev_t place_of(const struct image_id *id, const char *path)
+{
+	dev_t place = id->block ? id->dev : stack_place(path);
+
+	return place ? place : id->dev;
+}
+
 static int check_image(const struct swap *swap, const struct device *user,
 		       const struct image_id *id, const char *path)
 {
@@ -54,7 +61,8 @@ static int check_image(const struct swap *swap, const struct device *user,
 				   mount, path, user->name);
 	for (i = 0; i < swap->count; i++) {
 		device = swap->devices[i];
-		if (swap->count > 1 && stack_has(id->dev, device->dm.device))
+		if (swap->count > 1 &&
+		    stack_has(place_of(id, path), device->dm.device))
 			return report_fail(EINVAL,
 					   "Device %s holds %s of device %s: they cannot stand still together.",
 					   device->name, path, user->name);
