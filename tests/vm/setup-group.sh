@@ -260,6 +260,36 @@ test_guest_agent()
 	nothing_left
 }
 
+# A socket whose queue is full, since nobody accepts
+test_agent_that_does_not_accept()
+{
+	open_all a
+	python3 - <<-'EOS' &
+	import socket, time
+	server = socket.socket(socket.AF_UNIX)
+	server.bind("full")
+	server.listen(0)
+	peers = []
+	for _ in range(8):
+	    peer = socket.socket(socket.AF_UNIX)
+	    peer.setblocking(False)
+	    try:
+	        peer.connect("full")
+	    except BlockingIOError:
+	        break
+	    peers.append(peer)
+	open("ready", "w")
+	time.sleep(300)
+	EOS
+	server=$!
+	wait_for 30 test -e ready
+	exits 4 'does not answer' timeout 60 qcow2setup snapshot a=x --qga full
+	kill "$server"
+	all_on .qcow2 a
+	qcow2setup close a
+	nothing_left
+}
+
 # What others have frozen they thaw, too.
 test_frozen_by_others()
 {
