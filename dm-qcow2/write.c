@@ -6,9 +6,9 @@
 #include <linux/module.h>
 #include <linux/slab.h>
 
-#include "alloc.h"
 #include "commit.h"
-#include "rw.h"
+#include "io.h"
+#include "piece.h"
 #include "write.h"
 #include "zero.h"
 
@@ -18,10 +18,7 @@ MODULE_PARM_DESC(no_space_timeout,
 		 "How long writes wait for space, in seconds; 0: for ever");
 
 /* Bios for when memory is gone; who has one does not wait for another. */
-#define CHILD_RESERVE	4
-/* Pages that are copied at once */
-#define COPY_ORDER	4
-
+#define PART_RESERVE	4
 /* Until memory is asked for again */
 #define MEMORY_MSEC	20
 
@@ -31,383 +28,6 @@ enum step {
 	STEP_DEFERRED,		/* somebody else queues the bio again */
 	STEP_FAILED,		/* io->status is set */
 };
-
-/* What an allocated piece is filled with, the rest is copied. */
-enum fill {
-	FILL_DATA,
-	FILL_ZERO,
-	FILL_COPY,
-};
-
-/**
- * struct piece - guest clusters that get host clusters
- * @pos: first guest byte to write
- * @len: bytes to write
- * @fill: with what
- * @from: guest offset from which on there is data then
- * @to: where that ends; with extended L2 these are ends of subclusters
- * @start: guest offset of the first cluster
- * @clusters: how many
- * @host: byte offset of the first host cluster
- * @copies: a part is copied or zeroed
- * @in_place: the host cluster was there before, or is in an external data file
- * @whole: whole clusters get data: there are no subclusters, or none yet
- * @virgin: the host clusters are known to read as zeroes
- */
-struct piece {
-	u64 pos;
-	u64 len;
-	enum fill fill;
-	u64 from;
-	u64 to;
-	u64 start;
-	u32 clusters;
-	u64 host;
-	bool copies;
-	bool in_place;
-	bool whole;
-	bool virgin;
-};
-
-/* A part of a guest bio on its way to a device. */
-struct child {
-	struct qc_io *io;
-	struct qc_place place;
-	struct bio bio;
-};
-
-static void io_fail(struct qc_io *io, blk_status_t status)
-{
-	cmpxchg(&io->status, BLK_STS_OK, status);
-}
-
-static void io_end(struct qc_io *io)
-{
-	struct bio *bio = io->bio;
-
-	if (!bio) {
-		complete(&io->populate->done);
-		return;
-	}
-	if (io->wait_commit && !io->status) {
-		io->wait_commit = false;
-		qc_commit_wait_bio(io->t->top, bio);
-		return;
-	}
-	io->wait_commit = false;
-	bio->bi_status = io->status;
-	bio_endio(bio);
-}
-
-static void io_put(struct qc_io *io)
-{
-	if (atomic_dec_and_test(&io->pending))
-		io_end(io);
-}
-
-/* Range locks */
-
-static bool range_lock(struct qc_image *img, struct qc_io *io, u64 start,
-		       u64 end)
-{
-	struct qc_io *other;
-
-	spin_lock_irq(&img->range_lock);
-	list_for_each_entry(other, &img->ranges, range) {
-		if (start >= other->range_end || end <= other->range_start)
-			continue;
-		list_add_tail(&io->wait, &other->range_waiters);
-		spin_unlock_irq(&img->range_lock);
-		return false;
-	}
-	io->range_start = start;
-	io->range_end = end;
-	INIT_LIST_HEAD(&io->range_waiters);
-	list_add(&io->range, &img->ranges);
-	spin_unlock_irq(&img->range_lock);
-	return true;
-}
-
-/* The clusters that @len bytes at io->pos lie in. */
-static bool lock_clusters(struct qc_image *img, struct qc_io *io, u64 len)
-{
-	return range_lock(img, io, round_down(io->pos, img->h.cluster_size),
-			  round_up(io->pos + len, img->h.cluster_size));
-}
-
-static void queue_list(struct list_head *list)
-{
-	struct qc_io *io, *next;
-
-	list_for_each_entry_safe(io, next, list, wait) {
-		list_del(&io->wait);
-		queue_work(io->t->wq, &io->work);
-	}
-}
-
-static void range_unlock(struct qc_image *img, struct qc_io *io)
-{
-	LIST_HEAD(waiters);
-
-	spin_lock_irq(&img->range_lock);
-	list_del(&io->range);
-	list_splice_init(&io->range_waiters, &waiters);
-	spin_unlock_irq(&img->range_lock);
-	queue_list(&waiters);
-}
-
-/* Pieces of the guest bio */
-
-static struct child *child_new(struct qc_io *io, u64 pos, u64 len)
-{
-	struct bio *parent = io->bio;
-	struct bio *bio = bio_alloc_clone(parent->bi_bdev, parent, GFP_NOIO,
-					  &io->t->bios);
-	struct child *child = container_of(bio, struct child, bio);
-
-	child->io = io;
-	child->place.counted = false;
-	bio_advance(bio, pos - io->start);
-	bio->bi_iter.bi_size = len;
-	bio->bi_opf &= ~(REQ_PREFLUSH | REQ_NOWAIT | REQ_POLLED);
-	/* Over a raw image nothing is left to do once the device has it. */
-	if (io->t->top)
-		bio->bi_opf &= ~REQ_FUA;
-	return child;
-}
-
-static void child_end_io(struct bio *bio)
-{
-	struct child *child = container_of(bio, struct child, bio);
-	struct qc_io *io = child->io;
-
-	if (bio->bi_status)
-		io_fail(io, bio->bi_status);
-	qc_place_leave(&child->place);
-	bio_put(bio);
-	io_put(io);
-}
-
-/* Send a part of the bio to where the lookup found it; it ends by itself. */
-static void child_submit(struct qc_io *io, const struct qc_place *place)
-{
-	struct child *child = child_new(io, io->pos, place->ext.len);
-
-	child->place = *place;
-	bio_set_dev(&child->bio, place->layer->bdev);
-	child->bio.bi_iter.bi_sector = place->ext.host >> SECTOR_SHIFT;
-	child->bio.bi_end_io = child_end_io;
-	atomic_inc(&io->pending);
-	submit_bio_noacct(&child->bio);
-}
-
-static void child_zero(struct qc_io *io, u64 len)
-{
-	struct child *child = child_new(io, io->pos, len);
-
-	zero_fill_bio(&child->bio);
-	bio_put(&child->bio);
-}
-
-/* Write a part of the bio to a new place and wait for it. */
-static int child_write_wait(struct qc_io *io, u64 pos, u64 len, u64 host)
-{
-	struct child *child = child_new(io, pos, len);
-	int err;
-
-	bio_set_dev(&child->bio, io->t->top->data_bdev);
-	child->bio.bi_iter.bi_sector = host >> SECTOR_SHIFT;
-	err = submit_bio_wait(&child->bio);
-	bio_put(&child->bio);
-	return err;
-}
-
-/* Copy-on-write */
-
-/* As many pages in a row as there are, or NULL: then @order is that of one */
-static struct page *copy_pages(unsigned int *order)
-{
-	struct page *page;
-
-	for (*order = COPY_ORDER; ; (*order)--) {
-		page = alloc_pages(GFP_NOWAIT | __GFP_NOWARN | __GFP_NORETRY,
-				   *order);
-		if (page || !*order)
-			return page;
-	}
-}
-
-static int copy_data(struct qc_target *t, const struct qc_place *place,
-		     u64 host)
-{
-	u64 left = place->ext.len;
-	u64 from = place->ext.host;
-	unsigned int order;
-	struct page *page;
-	void *buf;
-	int err = 0;
-
-	page = copy_pages(&order);
-	if (!page)
-		mutex_lock(&t->copy_lock);
-	buf = page ? page_address(page) : t->copy_buf;
-	while (left && !err) {
-		u32 n = min_t(u64, left, PAGE_SIZE << order);
-
-		err = qc_device_rw(place->layer->bdev, REQ_OP_READ, from, buf,
-				   n);
-		if (!err)
-			err = qc_device_rw(t->top->data_bdev, REQ_OP_WRITE,
-					   host, buf, n);
-		from += n;
-		host += n;
-		left -= n;
-	}
-	if (page)
-		__free_pages(page, order);
-	else
-		mutex_unlock(&t->copy_lock);
-	return err;
-}
-
-static int copy_packed(struct qc_target *t, const struct qc_place *place,
-		       u64 host)
-{
-	struct qc_unpack u;
-	int err = qc_unpack_place(t, place, &u);
-
-	if (err)
-		return err;
-	err = qc_device_rw(t->top->data_bdev, REQ_OP_WRITE, host,
-			   u.data + place->ext.host, place->ext.len);
-	qc_unpack_put(&u);
-	return err;
-}
-
-static int write_zeroes(struct qc_target *t, u64 host, u64 len)
-{
-	return qc_device_zero(t->top->data_bdev, host, len, false);
-}
-
-static int copy_place(struct qc_target *t, const struct qc_place *place,
-		      u64 host, bool virgin)
-{
-	switch (place->ext.map) {
-	case QC_MAP_ZERO:
-		return virgin ? 0 : write_zeroes(t, host, place->ext.len);
-	case QC_MAP_PACKED:
-		return copy_packed(t, place, host);
-	default:
-		return copy_data(t, place, host);
-	}
-}
-
-/*
- * Fill a part of a new cluster with what the guest reads there now: the old
- * contents, of whatever layer.  Never leaves what the device happened to hold.
- */
-static int fill_old(struct qc_target *t, u64 guest, u64 len, u64 host,
-		    bool virgin)
-{
-	while (len) {
-		struct qc_place place;
-		int err = qc_chain_resolve(&t->chain, 0, guest, len, &place);
-
-		if (err)
-			return err;
-		err = copy_place(t, &place, host, virgin);
-		qc_place_leave(&place);
-		if (err)
-			return err;
-		guest += place.ext.len;
-		host += place.ext.len;
-		len -= place.ext.len;
-	}
-	return 0;
-}
-
-static int fill_new(struct qc_io *io, const struct piece *p)
-{
-	u64 host = p->host + (p->pos - p->start);
-
-	switch (p->fill) {
-	case FILL_DATA:
-		return child_write_wait(io, p->pos, p->len, host);
-	case FILL_ZERO:
-		return p->virgin ? 0 : write_zeroes(io->t, host, p->len);
-	case FILL_COPY:
-		break;
-	}
-	return fill_old(io->t, p->pos, p->len, host, p->virgin);
-}
-
-static bool on_device(enum qc_map map)
-{
-	return map == QC_MAP_DATA || map == QC_MAP_OWNED;
-}
-
-/*
- * Subclusters beside those written: what is allocated in a cluster shared with
- * a snapshot, or one that the device ends in, has to be in the new host cluster as
- * well.  Nothing can drop the mapping, as the range is locked, so no epoch is
- * needed.
- */
-static int keep_subclusters(struct qc_target *t, struct piece *p, u64 guest,
-			    u64 end)
-{
-	struct qc_place place = { .layer = &t->chain.layer[0] };
-	int err = 0;
-
-	while (guest < end && !err) {
-		err = qc_l2_find(t->top, guest, end - guest, &place.ext);
-		if (err)
-			break;
-		if (on_device(place.ext.map) || place.ext.beyond) {
-			p->copies = true;
-			err = copy_place(t, &place,
-					 p->host + (guest - p->start),
-					 p->virgin);
-		}
-		guest += place.ext.len;
-	}
-	return err;
-}
-
-static int keep_others(struct qc_target *t, struct piece *p)
-{
-	u64 end = p->start + ((u64)p->clusters << t->top->h.cluster_bits);
-	int err;
-
-	if (p->in_place)
-		return 0;
-	err = keep_subclusters(t, p, p->start, p->from);
-	return err ? err : keep_subclusters(t, p, p->to, end);
-}
-
-/* A data file may end in its last cluster: there is nothing behind. */
-static u64 fill_end(const struct qc_image *img, const struct piece *p)
-{
-	return img->external ? min(p->to, READ_ONCE(img->data_bytes)) : p->to;
-}
-
-static int fill_piece(struct qc_io *io, struct piece *p)
-{
-	u64 end = fill_end(io->t->top, p);
-	u64 tail = p->pos + p->len;
-	int err;
-
-	p->copies = p->pos > p->from || tail < end || p->fill == FILL_COPY;
-	err = keep_others(io->t, p);
-	if (p->copies)
-		atomic64_add(p->clusters, &io->t->top->nr_cow);
-	if (!err)
-		err = fill_old(io->t, p->from, p->pos - p->from,
-			       p->host + (p->from - p->start), p->virgin);
-	if (!err)
-		err = fill_old(io->t, tail, end - tail,
-			       p->host + (tail - p->start), p->virgin);
-	return err ? err : fill_new(io, p);
-}
 
 /* Waiting for space, or for memory */
 
@@ -420,7 +40,7 @@ static void space_again(struct work_struct *work)
 	spin_lock_irq(&t->space_lock);
 	list_splice_init(&t->space_ios, &list);
 	spin_unlock_irq(&t->space_lock);
-	queue_list(&list);
+	qc_io_queue_all(&list);
 }
 
 static bool space_timed_out(struct qc_io *io)
@@ -456,10 +76,10 @@ static enum step no_space(struct qc_io *io)
 	qc_image_set_mode(t->top, QC_NO_SPACE);
 	spin_lock_irq(&t->space_lock);
 	if (t->suspending && t->requeue && io->bio) {
-		io_fail(io, BLK_STS_DM_REQUEUE);
+		qc_io_fail(io, BLK_STS_DM_REQUEUE);
 	} else if (t->suspending || t->error_if_no_space || !io->bio ||
 		   space_timed_out(io)) {
-		io_fail(io, BLK_STS_NOSPC);
+		qc_io_fail(io, BLK_STS_NOSPC);
 	} else {
 		list_add_tail(&io->wait, &t->space_ios);
 		queue_delayed_work(t->wq, &t->space_work, HZ);
@@ -477,7 +97,7 @@ static enum step no_memory(struct qc_io *io)
 
 	spin_lock_irq(&t->space_lock);
 	if (t->suspending && t->requeue && io->bio) {
-		io_fail(io, BLK_STS_DM_REQUEUE);
+		qc_io_fail(io, BLK_STS_DM_REQUEUE);
 	} else if (!READ_ONCE(io->status)) {
 		list_add_tail(&io->wait, &t->space_ios);
 		mod_delayed_work(t->wq, &t->space_work,
@@ -510,135 +130,10 @@ void qc_write_resume(struct qc_target *t)
 
 /* Allocating writes */
 
-static u32 clusters_of(const struct qc_image *img, u64 start, u64 end)
-{
-	return ((end - 1) >> img->h.cluster_bits) -
-		(start >> img->h.cluster_bits) + 1;
-}
-
-static u64 sub_size(const struct qc_image *img)
-{
-	return 1ULL << img->h.sub_bits;
-}
-
-/* What a change of @len bytes at a guest offset covers: to the image's end all. */
-static u64 change_len(const struct qc_image *img, u64 guest, u64 len)
-{
-	u64 end = guest + len;
-
-	return round_up(end, end < img->h.size ? sub_size(img)
-					       : img->h.cluster_size) - guest;
-}
-
-static void piece_bounds(const struct qc_image *img, struct piece *p)
-{
-	u64 unit = p->whole ? img->h.cluster_size : sub_size(img);
-
-	p->from = round_down(p->pos, unit);
-	p->to = round_up(p->pos + p->len, unit);
-}
-
-/* Give the piece host clusters; it may become shorter. */
-static int piece_alloc(struct qc_image *img, struct piece *p, u64 reserved,
-		       struct qc_run *run)
-{
-	u32 bits = img->h.cluster_bits;
-	int err;
-
-	if (img->external) {
-		/* Nothing to allocate: each cluster has its place. */
-		p->host = p->start;
-		p->in_place = true;
-		p->virgin = false;
-		piece_bounds(img, p);
-		return 0;
-	}
-	if (reserved) {
-		/* A cluster that has its host cluster already. */
-		run->start = reserved >> bits;
-		run->count = 1;
-		run->virgin = false;
-	} else {
-		err = qc_alloc(img, p->clusters, run);
-		if (err)
-			return err;
-	}
-	p->clusters = run->count;
-	p->host = run->start << bits;
-	p->in_place = reserved;
-	/* Zeroes of the device are none through dm-crypt. */
-	p->virgin = run->virgin && img->data_bdev == img->bdev;
-	p->len = min(p->len, p->start + ((u64)p->clusters << bits) - p->pos);
-	piece_bounds(img, p);
-	return reserved ? qc_alloc_reaches(img, p->host + (p->to - p->start)) :
-		0;
-}
-
-/*
- * Entries of the piece's clusters, now that their contents are there.  Where that
- * fails (the slice was dropped meanwhile and cannot be read again), what no entry
- * refers to is given back.
- */
-static int piece_map(struct qc_image *img, const struct piece *p,
-		     struct qc_run *run)
-{
-	u64 done, mapped;
-	int err;
-
-	err = qc_l2_set(img, p->from, p->to - p->from, QC_L2_MAP, p->host,
-			&done);
-	if (!err || p->in_place)
-		return err;
-	mapped = (p->from + done - p->start) >> img->h.cluster_bits;
-	run->start += mapped;
-	run->count -= mapped;
-	qc_alloc_undo(img, run);
-	return err;
-}
-
-/*
- * Allocate, fill, map.  The range is locked.  The entries change only when all
- * the clusters' contents have been written.
- */
-static int piece_write(struct qc_io *io, struct piece *p, u64 reserved)
-{
-	struct qc_image *img = io->t->top;
-	struct qc_run run;
-	int err;
-
-	err = qc_l2_make_writable(img, p->start);
-	if (!err)
-		err = piece_alloc(img, p, reserved, &run);
-	if (err)
-		return err;
-	err = fill_piece(io, p);
-	if (err) {
-		if (!p->in_place)
-			qc_alloc_undo(img, &run);
-		return err;
-	}
-	return piece_map(img, p, &run);
-}
-
-/* Bytes from @guest to the end of the L2 slice that maps it. */
-static u64 slice_left(const struct qc_image *img, u64 guest)
-{
-	u64 span = 1ULL << img->slice_shift;
-
-	return span - (guest & (span - 1));
-}
-
 static enum step io_error(struct qc_io *io, int err)
 {
-	io_fail(io, errno_to_blk_status(err));
+	qc_io_fail(io, errno_to_blk_status(err));
 	return STEP_FAILED;
-}
-
-/* The host cluster that a range not mapped to it has all the same, or 0. */
-static u64 kept_host(const struct qc_extent *ext)
-{
-	return ext->map == QC_MAP_ZERO || ext->map == QC_MAP_NONE ?
-		ext->host : 0;
 }
 
 /*
@@ -646,12 +141,12 @@ static u64 kept_host(const struct qc_extent *ext)
  * data before there is any.  The guest's would show in the data file alone if it
  * came there first and the entries did not survive a crash.
  */
-static int raw_data_prepare(struct qc_io *io, struct piece *p)
+static int raw_data_prepare(struct qc_io *io, struct qc_piece *p)
 {
 	int err;
 
-	p->fill = FILL_COPY;
-	err = piece_write(io, p, 0);
+	p->fill = QC_FILL_COPY;
+	err = qc_piece_write(io, p, 0);
 	if (!err)
 		err = qc_commit_barrier(io->t->top);
 	if (!err)
@@ -664,36 +159,36 @@ static int raw_data_prepare(struct qc_io *io, struct piece *p)
  * Returns how many bytes were done, 0 to look again, -EINPROGRESS where somebody
  * else queues the bio again, or an error.
  */
-static s64 alloc_range(struct qc_io *io, u64 len, enum fill fill)
+static s64 alloc_range(struct qc_io *io, u64 len, enum qc_fill fill)
 {
 	struct qc_image *img = io->t->top;
 	struct qc_extent ext;
-	struct piece p = {
+	struct qc_piece p = {
 		.pos = io->pos,
 		.fill = fill,
 		.start = round_down(io->pos, img->h.cluster_size),
 	};
 	int err;
 
-	len = min(len, slice_left(img, io->pos));
-	if (!lock_clusters(img, io, len))
+	len = min(len, qc_slice_left(img, io->pos));
+	if (!qc_io_lock(img, io, len))
 		return -EINPROGRESS;
 	/* What was seen before the lock may have changed. */
 	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && ext.map != QC_MAP_OWNED) {
 		p.len = ext.len;
-		p.clusters = clusters_of(img, io->pos, io->pos + p.len);
+		p.clusters = qc_clusters_of(img, io->pos, io->pos + p.len);
 		p.whole = ext.map == QC_MAP_PACKED;
 		err = img->raw_data ? raw_data_prepare(io, &p) :
-			piece_write(io, &p, kept_host(&ext));
+			qc_piece_write(io, &p, qc_kept_host(&ext));
 	}
-	range_unlock(img, io);
+	qc_io_unlock(img, io);
 	if (err)
 		return err;
-	return img->raw_data && fill != FILL_COPY ? 0 : p.len;
+	return img->raw_data && fill != QC_FILL_COPY ? 0 : p.len;
 }
 
-static enum step alloc_step(struct qc_io *io, u64 len, enum fill fill)
+static enum step alloc_step(struct qc_io *io, u64 len, enum qc_fill fill)
 {
 	s64 done = alloc_range(io, len, fill);
 
@@ -728,7 +223,7 @@ static enum step write_owned(struct qc_io *io, struct qc_place *place)
 		end = min(end, io->durable);
 		place->ext.len = end - io->pos;
 	}
-	child_submit(io, place);
+	qc_part_submit(io, place);
 	io->pos = end;
 	return STEP_NEXT;
 }
@@ -756,7 +251,7 @@ static enum step write_step(struct qc_io *io)
 		}
 	}
 	qc_place_leave(&place);
-	return alloc_step(io, io->end - io->pos, FILL_DATA);
+	return alloc_step(io, io->end - io->pos, QC_FILL_DATA);
 }
 
 /* Reads */
@@ -770,7 +265,7 @@ static enum step populate(struct qc_io *io, u64 len)
 		return STEP_NEXT;
 	qc_commit_throttle(img);
 	/* It is read next, from where it is then. */
-	return alloc_range(io, len, FILL_COPY) == -EINPROGRESS ?
+	return alloc_range(io, len, QC_FILL_COPY) == -EINPROGRESS ?
 		STEP_DEFERRED : STEP_NEXT;
 }
 
@@ -793,14 +288,14 @@ static enum step read_place(struct qc_io *io, struct qc_place *place)
 
 	switch (place->ext.map) {
 	case QC_MAP_ZERO:
-		child_zero(io, place->ext.len);
+		qc_part_zero(io, place->ext.len);
 		break;
 	case QC_MAP_PACKED:
 		err = read_packed(io, place);
 		qc_place_leave(place);
 		break;
 	default:
-		child_submit(io, place);
+		qc_part_submit(io, place);
 	}
 	if (err == -EAGAIN)
 		return no_memory(io);
@@ -909,7 +404,7 @@ static enum step zero_data(struct qc_io *io, u64 len)
 	if (ext.map == QC_MAP_OWNED)
 		return zero_owned(io, ext.len);
 	if (stale)
-		return alloc_step(io, ext.len, FILL_ZERO);
+		return alloc_step(io, ext.len, QC_FILL_ZERO);
 	if (ext.map == QC_MAP_NONE && !t->explicit_zeroes) {
 		err = zero_below(t, 1, io->pos, ext.len, &zero);
 		if (err)
@@ -921,7 +416,7 @@ static enum step zero_data(struct qc_io *io, u64 len)
 		io->pos += zero;
 		return STEP_NEXT;
 	}
-	return alloc_step(io, ext.len, FILL_ZERO);
+	return alloc_step(io, ext.len, QC_FILL_ZERO);
 }
 
 /* Which change of the entries makes whole clusters read as zeroes? */
@@ -970,14 +465,14 @@ static int drop_locked(struct qc_io *io, const struct qc_extent *ext,
 	if (!err && img->external && op != QC_L2_ZERO_KEEP)
 		punch_data(io, ext);
 	return err ? err : qc_l2_set(img, io->pos,
-				     change_len(img, io->pos, ext->len), op, 0,
+				     qc_change_len(img, io->pos, ext->len), op, 0,
 				     NULL);
 }
 
 /* What can change by itself: of a compressed cluster nothing but all. */
 static u64 unit_of(const struct qc_image *img, const struct qc_extent *ext)
 {
-	return ext->map == QC_MAP_PACKED ? img->h.cluster_size : sub_size(img);
+	return ext->map == QC_MAP_PACKED ? img->h.cluster_size : qc_sub_size(img);
 }
 
 /* Is it a part of a compressed cluster? */
@@ -985,7 +480,7 @@ static bool part_of_packed(const struct qc_image *img, u64 guest,
 			   const struct qc_extent *ext)
 {
 	return ext->map == QC_MAP_PACKED &&
-		(ext->host || change_len(img, guest, ext->len) <
+		(ext->host || qc_change_len(img, guest, ext->len) <
 		 img->h.cluster_size);
 }
 
@@ -997,13 +492,13 @@ static enum step drop_clusters(struct qc_io *io, u64 len)
 {
 	struct qc_target *t = io->t;
 	struct qc_image *img = t->top;
-	u64 mask = sub_size(img) - 1;
+	u64 mask = qc_sub_size(img) - 1;
 	struct qc_extent ext;
 	u64 zero = 0;
 	int err;
 
-	len = min(len, slice_left(img, io->pos));
-	if (!lock_clusters(img, io, len))
+	len = min(len, qc_slice_left(img, io->pos));
+	if (!qc_io_lock(img, io, len))
 		return STEP_DEFERRED;
 	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && !t->explicit_zeroes)
@@ -1016,12 +511,12 @@ static enum step drop_clusters(struct qc_io *io, u64 len)
 	/* Version 2 has no zero clusters to hide what is below. */
 	if (!err && ((!zero && img->h.version < 3) ||
 		     part_of_packed(img, io->pos, &ext))) {
-		range_unlock(img, io);
+		qc_io_unlock(img, io);
 		return zero_data(io, min(ext.len, mask + 1));
 	}
 	if (!err)
 		err = drop_locked(io, &ext, zero);
-	range_unlock(img, io);
+	qc_io_unlock(img, io);
 	if (err == -ENOSPC)
 		return no_space(io);
 	if (err)
@@ -1056,7 +551,7 @@ static enum step drop_step(struct qc_io *io)
 
 	if (!img)
 		return drop_raw(io);
-	mask = sub_size(img) - 1;
+	mask = qc_sub_size(img) - 1;
 	whole = left & ~mask;
 	if (!qc_may_write(io->t))
 		return io_error(io, -EIO);
@@ -1080,17 +575,17 @@ static enum step populate_zeroes(struct qc_io *io, u64 len)
 	struct qc_extent ext;
 	int err;
 
-	len = min(len, slice_left(img, io->pos));
-	if (!lock_clusters(img, io, len))
+	len = min(len, qc_slice_left(img, io->pos));
+	if (!qc_io_lock(img, io, len))
 		return STEP_DEFERRED;
 	err = qc_l2_find(img, io->pos, len, &ext);
 	if (!err && ext.map == QC_MAP_NONE)
 		err = qc_l2_make_writable(img, io->pos);
 	if (!err && ext.map == QC_MAP_NONE)
 		err = qc_l2_set(img, io->pos,
-				change_len(img, io->pos, ext.len), QC_L2_ZERO,
+				qc_change_len(img, io->pos, ext.len), QC_L2_ZERO,
 				0, NULL);
-	range_unlock(img, io);
+	qc_io_unlock(img, io);
 	if (err == -ENOSPC)
 		return no_space(io);
 	if (err)
@@ -1105,7 +600,7 @@ static enum step populate_copy(struct qc_io *io, u64 len)
 	enum step step;
 
 	/* Guest writes to the range wait for it, and so does a suspend. */
-	step = alloc_step(io, min_t(u64, len, QC_JOB_STEP_BYTES), FILL_COPY);
+	step = alloc_step(io, min_t(u64, len, QC_JOB_STEP_BYTES), QC_FILL_COPY);
 	io->populate->copied += io->pos - start;
 	return step;
 }
@@ -1118,7 +613,7 @@ static enum step populate_hide(struct qc_io *io, u64 len)
 {
 	struct qc_populate *p = io->populate;
 	struct qc_image *img = io->t->top;
-	u64 mask = sub_size(img) - 1;
+	u64 mask = qc_sub_size(img) - 1;
 	u64 whole = io->pos + len >= img->h.size ? len : len & ~mask;
 	u64 zero = 0;
 	int err = 0;
@@ -1178,19 +673,19 @@ static enum step populate_step(struct qc_io *io)
 
 static void mirror_end_io(struct bio *bio)
 {
-	struct child *child = container_of(bio, struct child, bio);
-	struct qc_io *io = child->io;
+	struct qc_part *part = container_of(bio, struct qc_part, bio);
+	struct qc_io *io = part->io;
 
 	if (bio->bi_status && qc_mirror_break(io->t->mirror))
-		io_fail(io, bio->bi_status);
+		qc_io_fail(io, bio->bi_status);
 	bio_put(bio);
-	io_put(io);
+	qc_io_put(io);
 }
 
 static void mirror_send(struct qc_io *io)
 {
 	struct qc_mirror *m = io->t->mirror;
-	struct child *child;
+	struct qc_part *part;
 	int err;
 
 	io->mirror_due = false;
@@ -1199,16 +694,16 @@ static void mirror_send(struct qc_io *io)
 	if (bio_op(io->bio) != REQ_OP_WRITE) {
 		err = qc_mirror_zero(m, io->start, io->end - io->start);
 		if (err && qc_mirror_break(m))
-			io_fail(io, errno_to_blk_status(err));
+			qc_io_fail(io, errno_to_blk_status(err));
 		return;
 	}
-	child = child_new(io, io->start, io->end - io->start);
-	child->bio.bi_opf &= ~REQ_FUA;
-	bio_set_dev(&child->bio, qc_mirror_bdev(m));
-	child->bio.bi_iter.bi_sector = io->start >> SECTOR_SHIFT;
-	child->bio.bi_end_io = mirror_end_io;
+	part = qc_part_new(io, io->start, io->end - io->start);
+	part->bio.bi_opf &= ~REQ_FUA;
+	bio_set_dev(&part->bio, qc_mirror_bdev(m));
+	part->bio.bi_iter.bi_sector = io->start >> SECTOR_SHIFT;
+	part->bio.bi_end_io = mirror_end_io;
 	atomic_inc(&io->pending);
-	submit_bio_noacct(&child->bio);
+	submit_bio_noacct(&part->bio);
 }
 
 /* The work item */
@@ -1238,7 +733,7 @@ static void io_work(struct work_struct *work)
 		step = io_step(io);
 	/* Deferred: the bio belongs to somebody else by now. */
 	if (step != STEP_DEFERRED)
-		io_put(io);
+		qc_io_put(io);
 }
 
 static void io_init(struct qc_target *t, struct qc_io *io, struct bio *bio,
@@ -1324,7 +819,7 @@ int qc_write_init(struct qc_target *t)
 		if (!t->copy_buf)
 			return -ENOMEM;
 	}
-	return bioset_init(&t->bios, CHILD_RESERVE, offsetof(struct child, bio),
+	return bioset_init(&t->bios, PART_RESERVE, offsetof(struct qc_part, bio),
 			   0);
 }
 
