@@ -124,6 +124,15 @@ static bool is_virgin(const struct qc_image *img, u64 cluster)
 		cluster << img->h.cluster_bits >= img->zero_from;
 }
 
+bool qc_alloc_next_virgin(const struct qc_image *img)
+{
+	u64 cursor = READ_ONCE(img->cursor);
+
+	/* Zeroes of the device are none through dm-crypt. */
+	return img->data_bdev == img->bdev && cursor >= READ_ONCE(img->hwm) &&
+		is_virgin(img, cursor);
+}
+
 static void note_used(struct qc_image *img, u64 end)
 {
 	if (end > img->hwm)
@@ -484,7 +493,7 @@ static int alloc_locked(struct qc_image *img, u32 want, struct qc_run *run)
 		}
 		mutex_unlock(&img->meta_lock);
 		if (found && run->count) {
-			img->cursor = run->start + run->count;
+			WRITE_ONCE(img->cursor, run->start + run->count);
 			note_used(img, img->cursor);
 			return 0;
 		}
@@ -518,6 +527,54 @@ int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run)
 		qc_commit_kick(img);
 		schedule_timeout_uninterruptible(1);
 	}
+}
+
+/*
+ * The next free clusters if they are in a block that is in memory, and as asked for;
+ * meta_lock and alloc_lock held.
+ */
+static bool try_block(struct qc_image *img, u32 count, bool virgin,
+		      struct qc_run *run)
+{
+	u64 c = img->cursor;
+	u64 end = min(next_block(img, c), qc_image_clusters(img));
+	struct qc_block *b;
+	u32 i;
+
+	b = qc_block_find(img, QC_RB, c >> img->block_ref_bits);
+	if (!b)
+		return false;
+	while (c < end && ref_get(img, b, c))
+		c++;
+	if (c + count > end || (virgin && !is_virgin(img, c)))
+		return false;
+	for (i = 0; i < count; i++)
+		if (ref_get(img, b, c + i) ||
+		    qc_metaset_has(&img->metaset, c + i))
+			return false;
+	/* None where the block cannot be copied for the commit at work. */
+	return take_run(img, b, c, count, run) && run->count == count;
+}
+
+bool qc_alloc_try(struct qc_image *img, u32 count, bool virgin,
+		  struct qc_run *run)
+{
+	bool found;
+
+	if (!mutex_trylock(&img->alloc_lock))
+		return false;
+	mutex_lock(&img->meta_lock);
+	found = READ_ONCE(img->mode) == QC_RW &&
+		try_block(img, count, virgin, run);
+	mutex_unlock(&img->meta_lock);
+	if (found) {
+		WRITE_ONCE(img->cursor, run->start + run->count);
+		note_used(img, img->cursor);
+		img->nr_allocated += run->count;
+		check_low_water(img);
+	}
+	mutex_unlock(&img->alloc_lock);
+	return found;
 }
 
 int qc_alloc_reaches(struct qc_image *img, u64 end)
@@ -554,7 +611,7 @@ static int ref_drop(struct qc_image *img, u64 start, u64 count)
 				continue;
 			qc_metaset_del(&img->metaset, start + i);
 			if (start + i < img->cursor)
-				img->cursor = start + i;
+				WRITE_ONCE(img->cursor, start + i);
 		}
 		mutex_unlock(&img->meta_lock);
 		start += n;

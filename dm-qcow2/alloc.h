@@ -68,6 +68,31 @@ int qc_alloc_open(struct qc_image *img);
 int qc_alloc(struct qc_image *img, u32 want, struct qc_run *run);
 
 /**
+ * qc_alloc_next_virgin() - are the next clusters likely to read as zeroes?
+ * @img: the image, writable
+ *
+ * A guess, for whom it spares to ask in vain.
+ *
+ * Context: any.
+ */
+bool qc_alloc_next_virgin(const struct qc_image *img);
+
+/**
+ * qc_alloc_try() - as qc_alloc(), where that need not wait
+ * @img: the image, writable
+ * @count: how many, all of them or none
+ * @virgin: only such as are known to read as zeroes
+ * @run: what was allocated
+ *
+ * Reads no metadata, takes no memory, and does not wait for who does.
+ *
+ * Context: as qc_alloc(); sleeps for short locks only.
+ * Return: false where nothing was allocated.
+ */
+bool qc_alloc_try(struct qc_image *img, u32 count, bool virgin,
+		  struct qc_run *run);
+
+/**
  * qc_alloc_area() - allocate adjacent clusters, however many
  * @img: the image, writable
  * @count: how many

@@ -381,13 +381,16 @@ int qc_commit_barrier(struct qc_image *img)
 	return qc_image_flush_all(img);
 }
 
+bool qc_commit_must_wait(const struct qc_image *img)
+{
+	return READ_ONCE(img->nr_dirty) > 2 * qc_cache_dirty_limit(img);
+}
+
 void qc_commit_throttle(struct qc_image *img)
 {
-	unsigned int limit = 2 * qc_cache_dirty_limit(img);
-
-	if (READ_ONCE(img->nr_dirty) <= limit)
+	if (!qc_commit_must_wait(img))
 		return;
 	qc_commit_kick(img);
-	wait_event(img->commit_wait, READ_ONCE(img->nr_dirty) <= limit ||
+	wait_event(img->commit_wait, !qc_commit_must_wait(img) ||
 		   !qc_image_writable(img));
 }

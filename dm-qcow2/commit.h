@@ -105,6 +105,14 @@ int qc_commit_barrier(struct qc_image *img);
 void qc_commit_throttle(struct qc_image *img);
 
 /**
+ * qc_commit_must_wait() - would qc_commit_throttle() wait?
+ * @img: the image
+ *
+ * Context: any.
+ */
+bool qc_commit_must_wait(const struct qc_image *img);
+
+/**
  * qc_commit_work() - run one commit
  * @work: commit_work of the image
  *

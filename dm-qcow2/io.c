@@ -65,13 +65,37 @@ bool qc_io_lock(struct qc_image *img, struct qc_io *io, u64 len)
 			  round_up(io->pos + len, img->h.cluster_size));
 }
 
+void qc_io_batch(struct qc_io *io, struct llist_head *list,
+		 struct workqueue_struct *wq, struct work_struct *work)
+{
+	/*
+	 * Once in the list, the bio may end, and the last one of a target may be that:
+	 * qc_write_exit() waits for whoever is here.
+	 */
+	rcu_read_lock();
+	/* Who comes to an empty list has the work item look at it. */
+	if (llist_add(&io->batch, list))
+		queue_work(wq, work);
+	rcu_read_unlock();
+}
+
+void qc_io_queue(struct qc_io *io)
+{
+	struct qc_target *t = io->t;
+
+	if (io->light)
+		qc_io_batch(io, &t->light, t->wq, &t->light_work);
+	else
+		queue_work(t->wq, &io->work);
+}
+
 void qc_io_queue_all(struct list_head *list)
 {
 	struct qc_io *io, *next;
 
 	list_for_each_entry_safe(io, next, list, wait) {
 		list_del(&io->wait);
-		queue_work(io->t->wq, &io->work);
+		qc_io_queue(io);
 	}
 }
 

@@ -42,6 +42,26 @@ void qc_io_fail(struct qc_io *io, blk_status_t status);
 void qc_io_put(struct qc_io *io);
 
 /**
+ * qc_io_batch() - hand an io over to a work item that takes many
+ * @io: the io
+ * @list: @light or @written of its target
+ * @wq: the queue of the work item
+ * @work: @light_work or @written_work of its target
+ *
+ * Context: any.
+ */
+void qc_io_batch(struct qc_io *io, struct llist_head *list,
+		 struct workqueue_struct *wq, struct work_struct *work);
+
+/**
+ * qc_io_queue() - have an io done, from @io->pos on
+ * @io: the io
+ *
+ * Context: any.
+ */
+void qc_io_queue(struct qc_io *io);
+
+/**
  * qc_io_queue_all() - try again what has waited
  * @list: of ios, by their @wait; empty then
  *

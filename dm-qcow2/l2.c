@@ -564,15 +564,22 @@ static int new_table(struct qc_image *img, u64 guest, u64 l1_entry)
 	return 0;
 }
 
+bool qc_l2_writable(struct qc_image *img, u64 guest)
+{
+	u64 l1_entry;
+
+	rcu_read_lock();
+	l1_entry = l1_read(img, guest);
+	rcu_read_unlock();
+	return l1_entry & QCOW2_OFLAG_COPIED;
+}
+
 int qc_l2_make_writable(struct qc_image *img, u64 guest)
 {
 	u64 l1_entry;
 	int err = 0;
 
-	rcu_read_lock();
-	l1_entry = l1_read(img, guest);
-	rcu_read_unlock();
-	if (l1_entry & QCOW2_OFLAG_COPIED)
+	if (qc_l2_writable(img, guest))
 		return 0;
 	mutex_lock(&img->l2_lock);
 	rcu_read_lock();
@@ -741,4 +748,44 @@ int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
 	if (done)
 		*done = len - c.len;
 	return err;
+}
+
+/* Do entries that become data at c->host have no other host cluster to lose? */
+static bool nothing_dropped(struct qc_image *img, struct qc_block *b,
+			    const struct change *c)
+{
+	u64 host = c->host >> img->h.cluster_bits;
+	u32 index = slice_index(img, c->guest);
+	u32 last = slice_index(img, c->guest + c->len - 1);
+	struct qc_words s;
+	u64 first;
+
+	for (; index <= last; index++, host++) {
+		state_read(img, b, index, &s);
+		if (entry_clusters(img, s.entry, &first) &&
+		    (first != host || (s.entry & QCOW2_OFLAG_COMPRESSED)))
+			return false;
+	}
+	return true;
+}
+
+bool qc_l2_map_now(struct qc_image *img, u64 guest, u64 len, u64 host)
+{
+	struct change c = {
+		.op = QC_L2_MAP,
+		.guest = guest,
+		.len = len,
+		.host = host,
+	};
+	struct qc_block *b;
+	bool now;
+
+	mutex_lock(&img->meta_lock);
+	b = qc_block_find(img, QC_L2, slice_key(img, guest));
+	now = b && qc_image_writable(img) && nothing_dropped(img, b, &c) &&
+		!qc_block_prepare(b);
+	if (now)
+		change_entries(img, b, &c, NULL);
+	mutex_unlock(&img->meta_lock);
+	return now;
 }

@@ -146,6 +146,17 @@ void qc_l2_complain(struct qc_image *img, u64 guest);
 int qc_l2_make_writable(struct qc_image *img, u64 guest);
 
 /**
+ * qc_l2_writable() - has qc_l2_make_writable() nothing to do?
+ * @img: the image, writable
+ * @guest: byte offset
+ *
+ * Once so, it stays so as long as the image is active.
+ *
+ * Context: any, does not sleep.
+ */
+bool qc_l2_writable(struct qc_image *img, u64 guest);
+
+/**
  * enum qc_l2_op - a change of L2 entries
  * @QC_L2_MAP: to data in host clusters that are this image's alone
  * @QC_L2_ZERO: reads as zeroes, host cluster freed
@@ -182,5 +193,19 @@ enum qc_l2_op {
  */
 int qc_l2_set(struct qc_image *img, u64 guest, u64 len, enum qc_l2_op op,
 	      u64 host, u64 *done);
+
+/**
+ * qc_l2_map_now() - as qc_l2_set() with QC_L2_MAP, where that need not wait
+ * @img: the image, writable; qc_l2_make_writable() was called
+ * @guest: as of qc_l2_set()
+ * @len: as of qc_l2_set()
+ * @host: as of qc_l2_set()
+ *
+ * Not where a host cluster is to be freed, or the slice is not in memory.
+ *
+ * Context: as qc_l2_set(); sleeps for short locks only.
+ * Return: false where nothing was changed.
+ */
+bool qc_l2_map_now(struct qc_image *img, u64 guest, u64 len, u64 host);
 
 #endif /* DM_QCOW2_L2_H */

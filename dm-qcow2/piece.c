@@ -202,7 +202,7 @@ static int fill_piece(struct qc_io *io, struct qc_piece *p)
 
 /* Host clusters */
 
-static void piece_bounds(const struct qc_image *img, struct qc_piece *p)
+void qc_piece_bounds(const struct qc_image *img, struct qc_piece *p)
 {
 	u64 unit = p->whole ? img->h.cluster_size : qc_sub_size(img);
 
@@ -222,7 +222,7 @@ static int piece_alloc(struct qc_image *img, struct qc_piece *p, u64 reserved,
 		p->host = p->start;
 		p->in_place = true;
 		p->virgin = false;
-		piece_bounds(img, p);
+		qc_piece_bounds(img, p);
 		return 0;
 	}
 	if (reserved) {
@@ -241,18 +241,13 @@ static int piece_alloc(struct qc_image *img, struct qc_piece *p, u64 reserved,
 	/* Zeroes of the device are none through dm-crypt. */
 	p->virgin = run->virgin && img->data_bdev == img->bdev;
 	p->len = min(p->len, p->start + ((u64)p->clusters << bits) - p->pos);
-	piece_bounds(img, p);
+	qc_piece_bounds(img, p);
 	return reserved ? qc_alloc_reaches(img, p->host + (p->to - p->start)) :
 		0;
 }
 
-/*
- * Entries of the piece's clusters, now that their contents are there.  Where that
- * fails (the slice was dropped meanwhile and cannot be read again), what no entry
- * refers to is given back.
- */
-static int piece_map(struct qc_image *img, const struct qc_piece *p,
-		     struct qc_run *run)
+int qc_piece_map(struct qc_image *img, const struct qc_piece *p,
+		 struct qc_run *run)
 {
 	u64 done, mapped;
 	int err;
@@ -285,5 +280,5 @@ int qc_piece_write(struct qc_io *io, struct qc_piece *p, u64 reserved)
 			qc_alloc_undo(img, &run);
 		return err;
 	}
-	return piece_map(img, p, &run);
+	return qc_piece_map(img, p, &run);
 }

@@ -97,6 +97,28 @@ static inline u64 qc_kept_host(const struct qc_extent *ext)
 }
 
 /**
+ * qc_piece_bounds() - set @from and @to of a piece
+ * @img: the image
+ * @p: @pos, @len and @whole are set
+ */
+void qc_piece_bounds(const struct qc_image *img, struct qc_piece *p);
+
+/**
+ * qc_piece_map() - make the entries of a piece, now that all contents are there
+ * @img: the image
+ * @p: the piece; its range is locked
+ * @run: its host clusters, unless @p->in_place
+ *
+ * Where that fails (the slice was dropped meanwhile and cannot be read again), what
+ * no entry refers to is given back.
+ *
+ * Context: may sleep.
+ * Return: 0 or a negative error.
+ */
+int qc_piece_map(struct qc_image *img, const struct qc_piece *p,
+		 struct qc_run *run);
+
+/**
  * qc_piece_write() - allocate, fill, map
  * @io: the io; its range is locked
  * @p: @pos, @len, @fill, @start, @clusters and @whole are set; @len may become

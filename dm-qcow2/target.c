@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 
 #include "commit.h"
+#include "light.h"
 #include "message.h"
 #include "write.h"
 
@@ -407,8 +408,7 @@ static void revoke(struct qc_writer *writer)
 	struct qc_target *t = container_of(writer, struct qc_target, writer);
 
 	WRITE_ONCE(t->writable, false);
-	/* What is under way in the slow path comes to its end. */
-	flush_workqueue(t->wq);
+	qc_write_drain(t);
 }
 
 static void set_writer(struct qc_target *t)
@@ -1120,6 +1120,9 @@ static int __init qc_init(void)
 	err = qc_unpack_init();
 	if (err)
 		goto out_cache;
+	err = qc_light_init();
+	if (err)
+		goto out_unpack;
 	activate_wq = alloc_workqueue("qcow2-activate",
 				      WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	err = activate_wq ? dm_register_target(&qcow2_target) : -ENOMEM;
@@ -1127,6 +1130,8 @@ static int __init qc_init(void)
 		return 0;
 	if (activate_wq)
 		destroy_workqueue(activate_wq);
+	qc_light_exit();
+out_unpack:
 	qc_unpack_exit();
 out_cache:
 	qc_cache_exit();
@@ -1137,6 +1142,7 @@ static void __exit qc_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
 	destroy_workqueue(activate_wq);
+	qc_light_exit();
 	qc_unpack_exit();
 	qc_cache_exit();
 }

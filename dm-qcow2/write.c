@@ -8,6 +8,7 @@
 
 #include "commit.h"
 #include "io.h"
+#include "light.h"
 #include "piece.h"
 #include "write.h"
 #include "zero.h"
@@ -729,6 +730,8 @@ static void io_work(struct work_struct *work)
 
 	if (io->mirror_due)
 		mirror_send(io);
+	if (io->unfinished)
+		qc_light_finish(io);
 	while (step == STEP_NEXT && io->pos < io->end)
 		step = io_step(io);
 	/* Deferred: the bio belongs to somebody else by now. */
@@ -743,6 +746,8 @@ static void io_init(struct qc_target *t, struct qc_io *io, struct bio *bio,
 	io->bio = bio;
 	io->status = BLK_STS_OK;
 	io->waited = false;
+	io->light = qc_light_maybe(t, bio, start);
+	io->unfinished = false;
 	io->mirror_due = false;
 	io->wait_commit = bio && t->top && (bio->bi_opf & REQ_FUA);
 	io->start = start;
@@ -758,7 +763,7 @@ void qc_io_defer(struct qc_target *t, struct bio *bio, u64 start)
 	struct qc_io *io = dm_per_bio_data(bio, sizeof(*io));
 
 	io_init(t, io, bio, start, bio->bi_iter.bi_size);
-	queue_work(t->wq, &io->work);
+	qc_io_queue(io);
 }
 
 static void mirror_granted(struct qc_mirror_range *range)
@@ -801,6 +806,14 @@ int qc_populate(struct qc_target *t, struct qc_populate *p)
 	return err;
 }
 
+void qc_write_drain(struct qc_target *t)
+{
+	flush_workqueue(t->wq);
+	wait_event(t->light_wait, !atomic_read(&t->nr_light));
+	/* What has met a range that was locked until now. */
+	flush_workqueue(t->wq);
+}
+
 int qc_write_init(struct qc_target *t)
 {
 	mutex_init(&t->copy_lock);
@@ -810,6 +823,12 @@ int qc_write_init(struct qc_target *t)
 	spin_lock_init(&t->space_lock);
 	INIT_LIST_HEAD(&t->space_ios);
 	INIT_DELAYED_WORK(&t->space_work, space_again);
+	INIT_WORK(&t->light_work, qc_light_work);
+	INIT_WORK(&t->written_work, qc_light_written);
+	init_llist_head(&t->light);
+	init_llist_head(&t->written);
+	init_llist_head(&t->written_here);
+	init_waitqueue_head(&t->light_wait);
 	t->wq = alloc_workqueue("qcow2/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 64,
 				dm_device_name(dm_table_get_md(t->ti->table)));
 	if (!t->wq)
@@ -826,6 +845,9 @@ int qc_write_init(struct qc_target *t)
 void qc_write_exit(struct qc_target *t)
 {
 	if (t->wq) {
+		/* Nobody is in qc_io_batch() any more. */
+		synchronize_rcu_expedited();
+		cancel_work_sync(&t->written_work);
 		cancel_delayed_work_sync(&t->space_work);
 		destroy_workqueue(t->wq);
 	}

@@ -7,12 +7,17 @@
  * struct qc_io.  Guest clusters that are being allocated or dropped are range
  * locked; a bio that meets a locked range waits in its holder's list, not in a
  * thread.  Plain I/O to clusters that the image owns takes no range lock.
+ *
+ * Small writes that allocate share one work item as long as they need not wait, see
+ * light.h.
  */
 #ifndef DM_QCOW2_WRITE_H
 #define DM_QCOW2_WRITE_H
 
 #include <linux/bio.h>
+#include <linux/llist.h>
 #include <linux/sizes.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "chain.h"
@@ -49,6 +54,15 @@ struct qc_populate;
  * @zero_from: feature, sectors; U64_MAX if not given; the image knows whether
  *	it still counts
  * @wq: work items of struct qc_io
+ * @light_work: takes @light
+ * @written_work: takes @written, not on @wq
+ * @light: ios that may be light, see light.h, the last one to come first
+ * @written: light ios whose data has been written, or has failed
+ * @light_task: in which @light_work runs, or NULL
+ * @written_here: such as had been written when that came back from sending them;
+ *	of @light_work alone
+ * @nr_light: light ios whose entries have not been made yet
+ * @light_wait: woken when there is none any more
  * @bios: pieces of guest bios
  * @copy_lock: protects @copy_buf
  * @copy_buf: a page, used when no memory is left
@@ -80,6 +94,14 @@ struct qc_target {
 	struct qc_writer writer;
 	char *snapshot;
 	struct workqueue_struct *wq;
+	struct work_struct light_work;
+	struct work_struct written_work;
+	struct llist_head light;
+	struct llist_head written;
+	struct task_struct *light_task;
+	struct llist_head written_here;
+	atomic_t nr_light;
+	wait_queue_head_t light_wait;
 	struct bio_set bios;
 	struct mutex copy_lock;		/* copy_buf */
 	void *copy_buf;
@@ -119,6 +141,9 @@ static inline bool qc_entry_first(const struct qc_target *t)
  * @wait_commit: the bio ends only when a commit has made it durable
  * @mirrored: @mirror is to be left when the bio ends
  * @waited: waited for space since @space_since
+ * @light: to be tried by @t->light_work first
+ * @unfinished: qc_light_finish() is due
+ * @in_place: of a light one: @host was the cluster's before
  * @status: first error of a piece
  * @pending: pieces in flight, and one for the work item
  * @work: on @t->wq
@@ -133,6 +158,8 @@ static inline bool qc_entry_first(const struct qc_target *t)
  * @range_end: where it ends
  * @range_waiters: ios that wait for the range
  * @wait: in @range_waiters of another, or in @t->space_ios
+ * @batch: in @t->light or @t->written, where it waits for nothing else
+ * @host: of a light one: byte offset of the host cluster of @pos
  * @mirror: range held in the target's mirror; only while @mirrored
  * @mirror_due: the mirror has not been sent its part yet
  */
@@ -145,6 +172,9 @@ struct qc_io {
 	bool wait_commit;
 	bool mirrored;
 	bool waited;
+	bool light;
+	bool unfinished;
+	bool in_place;
 	blk_status_t status;
 	atomic_t pending;
 	struct work_struct work;
@@ -157,7 +187,11 @@ struct qc_io {
 	u64 range_start;
 	u64 range_end;
 	struct list_head range_waiters;
-	struct list_head wait;
+	union {
+		struct list_head wait;
+		struct llist_node batch;
+	};
+	u64 host;
 	struct qc_mirror_range mirror;
 	bool mirror_due;
 };
@@ -267,6 +301,16 @@ int qc_write_init(struct qc_target *t);
 
 /** qc_write_exit() - undo qc_write_init() */
 void qc_write_exit(struct qc_target *t);
+
+/**
+ * qc_write_drain() - wait for all that the slow path has begun to write
+ * @t: the target, not writable any more
+ *
+ * What comes later fails.
+ *
+ * Context: may sleep; not in a work item of the target.
+ */
+void qc_write_drain(struct qc_target *t);
 
 /**
  * qc_write_presuspend() - let go of the bios that wait for space

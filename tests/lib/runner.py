@@ -276,7 +276,7 @@ def target(long):
     return ["tests/vm/suite", "target-refuse.py", "target-write.py",
             "target-read.py=raw",
             "target-compressed.py=mixed.*zstd,neighbours,damaged,limit",
-            "target-jobs.py",
+            "target-jobs.py", "target-light.py",
             "target-datafile.py=preallocated,nothing,refused,neighbours:_4",
             "target-luks.py=sparse,plain_text,lower",
             "target-by-hand.sh=documented,fio_jobs_4k,live,error_if,"
@@ -308,6 +308,7 @@ def debug(long):
             "target-read.py=raw_bottom",
             "target-jobs.py=active.*512.*into.*65536,populate.*131072.*4096,grow.*4096",
             "target-compressed.py=neighbours",
+            "target-light.py=many.*64,fail$,take_over",
             "target-by-hand.sh=suspend,error_if,failed_metadata",
             "setup-open.sh=open_write", "measure-locks.py"]
 
