@@ -67,6 +67,11 @@ FIRST = {
 CLOCK = ("dm-linear", "dm-qcow2", "dm-thin", "dm-linear on loop",
          "dm-qcow2 on loop", "qemu-nbd", "vduse")
 
+# Sequential reads of compressed clusters: bytes of an I/O, I/Os in flight, options
+UNPACK = {"4k": (4 * KIB, 1), "64k": (64 * KIB, 1), "1M, 8 at once": (MIB, 8),
+          "buffered": (128 * KIB, 1, "--direct=0", "--ioengine=psync",
+                       "--invalidate=1")}
+
 FLUSHES = 2000
 
 
@@ -202,10 +207,38 @@ def scaling(rounds, seconds):
     return {name: medians(found) for name, found in seen.items()}
 
 
+def unpacking_rates(path):
+    """MiB a second, each kind of read once through all of the device"""
+    return {what: size / MIB * 1e9 / nanoseconds(
+        path, "read", size, depth, stacks.TEXT, *more)
+        for what, (size, depth, *more) in UNPACK.items()}
+
+
+def unpacking(rounds):
+    """Sequential reads of compressed clusters"""
+    out = {}
+    for kind in "zlib", "zstd":
+        say(f"compressed: {kind}")
+        seen = {"dm-qcow2 on loop": [], "qemu-nbd": []}
+        with stacks.compressed(kind) as file:
+            for _ in range(rounds):
+                for name, stack in (("dm-qcow2 on loop", stacks.opened),
+                                    ("qemu-nbd", served)):
+                    with stack(file) as path:
+                        seen[name].append(unpacking_rates(path))
+        out[kind] = {name: medians(found) for name, found in seen.items()}
+    return out
+
+
+def served(file):
+    return stacks.served(file, stacks.TEXT)
+
+
 def clocks(quick):
     rounds, seconds = (1, 1) if quick else (3, 2)
     return {"rates": rates(rounds, seconds),
-            "two jobs": scaling(rounds if quick else 7, seconds)}
+            "two jobs": scaling(rounds if quick else 7, seconds),
+            "compressed": unpacking(rounds)}
 
 
 def version(*command):

@@ -47,6 +47,12 @@ def _sections(results):
         yield ("Two jobs on one device, I/Os of one job", ["", *WHAT[:2]],
                [[name, *(f"{_gain(found, what):.2f}" for what in WHAT[:2])]
                 for name, found in clock["two jobs"].items()])
+        for kind, found in clock["compressed"].items():
+            heads = list(found[OURS + " on loop"])
+            yield (f"Sequential reads of clusters compressed by {kind}, MiB/s",
+                   ["", *heads], [[name, *(_number(rates[what])
+                                           for what in heads)]
+                                  for name, rates in found.items()])
 
 
 def _gain(found, what):
@@ -82,6 +88,10 @@ def targets(results):
         out += [(f"{what}: two jobs beside one, of {LINEAR}'s",
                  _gain(two[OURS], what) / _gain(two[LINEAR], what), 0.95, True)
                 for what in WHAT[:2]]
+        out += [(f"{kind}, {what}: times qemu-nbd", rate / found["qemu-nbd"][what],
+                 3, True)
+                for kind, found in results["clock"]["compressed"].items()
+                for what, rate in found[f"{OURS} on loop"].items()]
     return out
 
 

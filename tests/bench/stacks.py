@@ -8,6 +8,7 @@ brings it in, and no disk has that cost.
 
 import contextlib
 import os
+import random
 import subprocess
 import time
 
@@ -205,23 +206,30 @@ def server(*command):
 
 
 @contextlib.contextmanager
-def nbd(full):
+def served(file, size=SIZE):
+    """By qemu-nbd"""
     fx.run("modprobe", "nbd")
+    fx.run("qemu-nbd", "--cache=none", "--aio=native", "-f", "qcow2",
+           "--socket=/run/qemu-nbd-bench", "-c", "/dev/nbd0", file)
+    try:
+        wait_for(lambda: size_of("/dev/nbd0") == size, "/dev/nbd0")
+        yield "/dev/nbd0"
+    finally:
+        fx.run("qemu-nbd", "-d", "/dev/nbd0")
+        wait_for(lambda: not os.path.exists("/sys/block/nbd0/pid"),
+                 "the end of qemu-nbd")
+        # It closes the image after it has disconnected.
+        fx.run("killall", "-w", "qemu-nbd", ok=(0, 1))
+
+
+@contextlib.contextmanager
+def nbd(full):
     with ram_file() as file:
         image(file, full)
-        fx.run("qemu-nbd", "--cache=none", "--aio=native", "-f", "qcow2",
-               "--socket=/run/qemu-nbd-bench", "-c", "/dev/nbd0", file)
-        try:
-            wait_for(lambda: size_of("/dev/nbd0") == SIZE, "/dev/nbd0")
+        with served(file) as path:
             if full:
-                fill("/dev/nbd0")
-            yield "/dev/nbd0"
-        finally:
-            fx.run("qemu-nbd", "-d", "/dev/nbd0")
-            wait_for(lambda: not os.path.exists("/sys/block/nbd0/pid"),
-                     "the end of qemu-nbd")
-            # It closes the image after it has disconnected.
-            fx.run("killall", "-w", "qemu-nbd", ok=(0, 1))
+                fill(path)
+            yield path
 
 
 def daemon(file, *export):
@@ -280,6 +288,31 @@ def chain(depth):
                         f"{file}{n}", str(SIZE))
         with opened(f"{file}{depth}") as path:
             yield path
+
+
+TEXT = 32 * MIB     # of what is compressed
+
+
+def text(path):
+    """A file that compresses as text does, the same each time"""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("etaoinshrdlucmfw", k=rng.randint(1, 9)))
+             for _ in range(4096)]
+    with open(path, "w", encoding="ascii") as f:
+        while f.tell() < TEXT:
+            f.write(" ".join(rng.choices(words, k=8192)) + "\n")
+        f.truncate(TEXT)
+
+
+@contextlib.contextmanager
+def compressed(kind):
+    """A file with an image of compressed text"""
+    with ram_file() as file:
+        text("/run/text")
+        fx.qemu_img("convert", "-c", "-O", "qcow2", "-o",
+                    f"compression_type={kind}", "/run/text", file)
+        os.unlink("/run/text")
+        yield file
 
 
 @contextlib.contextmanager
