@@ -418,7 +418,10 @@ static void test_walk_up(void **state)
 	}
 }
 
-/* Entries that lead nowhere are errors, not data. */
+/*
+ * Entries that lead nowhere are errors, not data, but for L2 entries that point
+ * behind the end: the file may have been truncated, and that reads as zeroes.
+ */
 static void test_wrong_tables(void **state)
 {
 	static const uint64_t wrong[] = {
@@ -443,7 +446,10 @@ static void test_wrong_tables(void **state)
 		put_be(entry, 8, wrong[i % 3]);
 		write_at(&model, (i < 3 ? 1 : 3) * model.cluster, entry, 8);
 		assert_int_equal(map_open(&model.image, 1, &map), 0);
-		assert_true(map_at(map, 0, 512, &extent) < 0);
+		if (i == 3)
+			assert_int_equal(map_at(map, 0, 512, &extent), 0);
+		else
+			assert_true(map_at(map, 0, 512, &extent) < 0);
 		map_close(map);
 		model_free(&model);
 	}
