@@ -19,9 +19,10 @@
  *	light_work	on the target's queue.  Takes no memory but parts, and may wait
  *			for those under way, as for the device that it sends them to.
  *	written_work	on a queue that all targets share, with one rescuer.  Takes
- *			meta_lock, which nobody holds while he waits for a device or for
- *			memory, and nothing else: it gets on whatever the other work
- *			items wait for, those of devices that stand on each other too.
+ *			meta_lock, which nobody holds while he waits for a device, nor
+ *			for memory, but for the set of metadata clusters when that
+ *			doubles.  So it gets on whatever the other work items wait for,
+ *			those of devices that stand on each other too.
  */
 #ifndef DM_QCOW2_LIGHT_H
 #define DM_QCOW2_LIGHT_H
