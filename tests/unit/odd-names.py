@@ -6,6 +6,7 @@ images from anywhere."""
 import json
 import os
 import resource
+import shutil
 import subprocess
 
 import host  # before the modules of lib/
@@ -63,6 +64,39 @@ def what_an_image_says_is_no_command_to_the_terminal():
     ktap.check("backing file: x?encrypted?[2J? (actual" in out, out)
     out = said("info", path, "--backing-chain").decode()
     ktap.check("x?encrypted?[2J? of" in out, out)
+
+
+# A noncharacter, as well, and what JSON has escapes for
+NAMES = (LATIN, WRONG, b"\xef\xbf\xbe", "\U0001fffe".encode(), GOOD.encode(),
+         b"\x1b\"\\,\n:")
+
+
+def check_and_resize(inside, path):
+    ktap.equal(said("create", inside + b"/base", "1M"), b"", "create")
+    host.qemu_io(inside + b"/base", "write -P 1 0 1M")
+    ktap.equal(said("create", path, "-b", "base", "-F", "qcow2", "-o",
+                    "data_file=data"), b"", "create")
+    out = said("check", "--repair", path)
+    ktap.check(b"No errors" in out, out)
+    for size, length in ("512k", 512 << 10), ("2M", 2 << 20):
+        ktap.equal(said("resize", "--shrink", path, size), b"", "resize")
+        ktap.equal(os.stat(inside + b"/data").st_size, length, "data file")
+    # QEMU finds the data file in its working directory.
+    done = subprocess.run(["qemu-io", "-r", "-f", "qcow2", "-c",
+                           "read -P 1 0 512k", "-c", "read -P 0 512k 1536k",
+                           path], stdout=subprocess.PIPE, cwd=inside)
+    ktap.check(not done.returncode and b"failed" not in done.stdout, done)
+
+
+@ktap.test
+def check_and_resize_take_images_whatever_they_are_called():
+    for name in NAMES:
+        inside = directory() + b"/" + name
+        os.mkdir(inside)
+        try:
+            check_and_resize(inside, inside + b"/" + name)
+        finally:
+            shutil.rmtree(inside)
 
 
 def small_stack():

@@ -25,6 +25,8 @@
  * @secrets: pipes with passphrases: the ends to be read
  * @objects: words that name these
  * @secret_count: of both
+ * @files: descriptors that words name
+ * @file_count: of these
  */
 struct call {
 	const char **argv;
@@ -32,6 +34,8 @@ struct call {
 	int *secrets;
 	char **objects;
 	unsigned int secret_count;
+	int *files;
+	unsigned int file_count;
 };
 
 static void add_word(struct call *call, const char *word)
@@ -55,9 +59,25 @@ static void call_end(struct call *call)
 		close(call->secrets[--call->secret_count]);
 		free(call->objects[call->secret_count]);
 	}
+	while (call->file_count)
+		close(call->files[--call->file_count]);
+	free(call->files);
 	free(call->secrets);
 	free(call->objects);
 	free(call->argv);
+}
+
+/*
+ * @fd: qemu-img inherits it, and call_end() closes it
+ *
+ * Return: a name by which it is opened; free() it.
+ */
+static char *add_file(struct call *call, int fd)
+{
+	call->files = grow_array(call->files, call->file_count,
+				 sizeof(*call->files));
+	call->files[call->file_count++] = fd;
+	return text("/proc/self/fd/%d", fd);
 }
 
 /* What does not fit would wait for a reader. */
@@ -306,21 +326,40 @@ static struct json_object *node_at(const char *path, bool is_device,
 	return node;
 }
 
-static struct json_object *node_of(const struct image *image)
+/*
+ * JSON is UTF-8, and names of files may be any bytes. Messages are of the path
+ * wherever it can be said.
+ */
+static char *sayable_name(struct call *call, const struct image *image)
 {
-	return node_at(image->path, image->is_device, image->format);
+	int fd = -1;
+
+	if (!text_is_utf8(image->path))
+		fd = fcntl(image->fd, F_DUPFD, STDERR_FILENO + 1);
+	return fd < 0 ? text_copy(image->path) : add_file(call, fd);
+}
+
+static struct json_object *node_of(struct call *call, const struct image *image)
+{
+	char *name = sayable_name(call, image);
+	struct json_object *node;
+
+	node = node_at(name, image->is_device, image->format);
+	free(name);
+	return node;
 }
 
 /* QEMU would look for the data file in its working directory. */
-static struct json_object *node_with_data(const struct image *image)
+static struct json_object *node_with_data(struct call *call,
+					  const struct image *image)
 {
-	struct json_object *node = node_of(image);
+	struct json_object *node = node_of(call, image);
 	struct image data;
 
 	if (!image_external(image))
 		return node;
 	if (image_open_data(image, &data) == 0)
-		json_object_object_add(node, "data-file", node_of(&data));
+		json_object_object_add(node, "data-file", node_of(call, &data));
 	image_close(&data);
 	return node;
 }
@@ -372,7 +411,7 @@ static int add_key(struct call *call, const struct passphrase *passphrase,
 static int node_to_open(struct call *call, const struct image *image,
 			const struct unlock *unlock, struct json_object **node)
 {
-	*node = node_with_data(image);
+	*node = node_with_data(call, image);
 	return add_key(call, unlock_passphrase(unlock, image), *node);
 }
 

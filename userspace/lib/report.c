@@ -140,6 +140,30 @@ static unsigned int utf8_length(const unsigned char *s)
 	return length;
 }
 
+/* Code points that are no character for ever (Unicode, "Noncharacters") */
+static bool is_noncharacter(const unsigned char *s, unsigned int length)
+{
+	if (length < 3)
+		return false;
+	if (s[0] == 0xef && s[1] == 0xb7 && s[2] >= 0x90 && s[2] <= 0xaf)
+		return true;
+	return s[length - 1] >= 0xbe && s[length - 2] == 0xbf &&
+		(length == 3 ? s[0] == 0xef : (s[1] & 0x0f) == 0x0f);
+}
+
+bool text_is_utf8(const char *string)
+{
+	const unsigned char *s = (const unsigned char *)string;
+	unsigned int length = 1;
+
+	for (; *s && length; s += length) {
+		length = utf8_length(s);
+		if (is_noncharacter(s, length))
+			return false;
+	}
+	return length;
+}
+
 char *json_text(struct json_object *object, int flags)
 {
 	static const char unknown[] = "\xef\xbf\xbd";

@@ -114,6 +114,9 @@ char *text_copy(const char *string);
 /** text_printable() - the same with '?' for control characters */
 char *text_printable(const char *string);
 
+/** text_is_utf8() - is all of a string characters of UTF-8, as QEMU has JSON? */
+bool text_is_utf8(const char *string);
+
 /** grow_array() - room for one more element; ends as text() */
 void *grow_array(void *array, unsigned int count, size_t size);
 
