@@ -14,6 +14,7 @@
 #include "report.h"
 #include "size.h"
 #include "state.h"
+#include "tail.h"
 #include "users.h"
 
 /**
@@ -100,23 +101,99 @@ static bool is_longer_below(const struct chain *chain)
 }
 
 /* Of the layers below one may have the rest of the cluster that the image ends in. */
-static int unlock_layers(struct unlock *unlock, const struct chain *chain,
-			 bool all)
+static int unlock_below(struct unlock *unlock, const struct chain *chain)
 {
 	unsigned int i;
-	int r;
+	int r = 0;
 
-	r = unlock_image(unlock, &chain->layers[0]);
-	for (i = 1; i < chain->count && all && !r; i++)
+	for (i = 1; i < chain->count && !r; i++)
 		r = unlock_image(unlock, &chain->layers[i]);
 	return r;
 }
 
-static int resize_chain(struct resizing *resizing, struct unlock *unlock,
-			const struct chain *chain)
+static int resize_to(const struct unlock *unlock, struct chain *chain, bool hide,
+		     uint64_t size)
+{
+	struct image *image = &chain->layers[0];
+	int r = qemu_resize(chain, hide, unlock, size);
+
+	if (!r) {
+		image->size = size;
+		image->header.size = size;
+	}
+	return r;
+}
+
+/* Version 2 knows no zero clusters. */
+static int check_hide(const struct resizing *resizing,
+		      const struct image *image)
+{
+	if (image->header.version > 2 || resizing->size <= tail_end(image))
+		return 0;
+	return report_fail(EOPNOTSUPP,
+			   "%s is of version 2, which cannot hide what an image below, or a machine state, has behind its end: make it version 3 with 'qemu-img amend -f qcow2 -o compat=1.1 %s'.",
+			   image->path, image->path);
+}
+
+/* All of the new part becomes zero clusters where there is something to hide. */
+static int grow_hiding(const struct resizing *resizing, struct unlock *unlock,
+		       struct chain *chain)
+{
+	int r = check_hide(resizing, &chain->layers[0]);
+
+	if (!r)
+		r = unlock_below(unlock, chain);
+	return r < 0 ? r : resize_to(unlock, chain, true, resizing->size);
+}
+
+/* QEMU writes the rest of the cluster, no more. */
+static int grow_past_tail(const struct resizing *resizing,
+			  struct unlock *unlock, struct chain *chain)
+{
+	uint64_t end = tail_end(&chain->layers[0]);
+	int r = unlock_below(unlock, chain);
+
+	if (!r)
+		r = resize_to(unlock, chain, true,
+			      end < resizing->size ? end : resizing->size);
+	return r < 0 || end >= resizing->size ? r :
+		resize_to(unlock, chain, false, resizing->size);
+}
+
+static int grow_qcow2(const struct resizing *resizing, struct unlock *unlock,
+		      struct chain *chain)
+{
+	struct image *image = &chain->layers[0];
+	int tail, more;
+
+	tail = tail_zero(image);
+	if (tail < 0)
+		return tail;
+	more = image_has_more(image);
+	if (more < 0)
+		return more;
+	if (more || is_longer_below(chain))
+		return grow_hiding(resizing, unlock, chain);
+	return tail ? grow_past_tail(resizing, unlock, chain) :
+		resize_to(unlock, chain, false, resizing->size);
+}
+
+static int resize_sectors(const struct resizing *resizing,
+			  struct unlock *unlock, struct chain *chain)
 {
 	const struct image *image = &chain->layers[0];
-	bool over = is_longer_below(chain);
+
+	if (resizing->size == image->size)
+		return 0;
+	if (image->format != FORMAT_QCOW2 || resizing->size < image->size)
+		return resize_to(unlock, chain, false, resizing->size);
+	return grow_qcow2(resizing, unlock, chain);
+}
+
+static int resize_chain(struct resizing *resizing, struct unlock *unlock,
+			struct chain *chain)
+{
+	const struct image *image = &chain->layers[0];
 	int r = parse_size(resizing, image->size);
 
 	if (!r)
@@ -127,10 +204,8 @@ static int resize_chain(struct resizing *resizing, struct unlock *unlock,
 	if (!r && resizing->size < resizing->old)
 		r = check_shrink(resizing, chain);
 	if (!r)
-		r = unlock_layers(unlock, chain, over);
-	if (!r)
-		r = image_has_more(image);
-	return r < 0 ? r : qemu_resize(chain, over, r, unlock, resizing->size);
+		r = unlock_image(unlock, image);
+	return r < 0 ? r : resize_sectors(resizing, unlock, chain);
 }
 
 static int resize_image(struct resizing *resizing, struct arguments *args)

@@ -735,20 +735,98 @@ int image_is_empty(const struct image *image)
 	return r;
 }
 
+/* Has the L2 table that the disk ends in entries behind its last cluster? */
+static int l2_has_more(const struct image *image, const void *l1)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t end = round_up(h->size, h->cluster_size);
+	uint64_t index = qcow2_l1_index(h, end), offset;
+	uint32_t i = qcow2_l2_index(h, end);
+	bool more = false;
+	void *table;
+
+	offset = i && index < h->l1_size ?
+		be64_at(l1, index) & QCOW2_OFFSET_MASK : 0;
+	if (!offset)
+		return 0;
+	table = image_read(image, h->cluster_size, offset);
+	if (!table)
+		return -EIO;
+	for (; i < 1U << h->l2_bits && !more; i++)
+		more = !entry_is_empty(h, table, i);
+	free(table);
+	return more;
+}
+
 int image_has_more(const struct image *image)
 {
 	const struct qcow2_header *h = &image->header;
 	uint32_t first = qcow2_l1_entries(h, h->size), i;
 	bool more = false;
 	void *l1;
+	int r;
 
 	l1 = image_read(image, (size_t)h->l1_size * 8, h->l1_table_offset);
 	if (!l1)
 		return -EIO;
 	for (i = first; i < h->l1_size && !more; i++)
 		more = be64_at(l1, i) & QCOW2_OFFSET_MASK;
+	r = more ? 1 : l2_has_more(image, l1);
 	free(l1);
-	return more;
+	return r;
+}
+
+static int read_entry(const struct image *image, uint64_t offset,
+		      uint64_t *entry)
+{
+	__be64 raw;
+	int r = read_at(image, &raw, sizeof(raw), offset);
+
+	*entry = __be64_to_cpu(raw);
+	return r;
+}
+
+static int read_l2_entry(const struct image *image, uint64_t guest,
+			 struct image_entry *entry)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t bytes = round_up(image->length, 512);
+	uint32_t index = qcow2_l2_index(h, guest);
+	uint64_t offset = (entry->l1 & QCOW2_OFFSET_MASK) +
+		(uint64_t)index * h->l2_entry_bytes;
+	const char *why;
+	int r;
+
+	r = read_entry(image, offset, &entry->l2);
+	if (!r && h->l2_entry_bytes > 8)
+		r = read_entry(image, offset + 8, &entry->bitmap);
+	if (r < 0)
+		return r;
+	why = qcow2_l2_entry_check(h, entry->l2,
+				   guest & ~(h->cluster_size - 1ULL),
+				   qcow2_read_limit(entry->l2, bytes));
+	if (!why && h->l2_entry_bytes > 8)
+		why = qcow2_l2_bitmap_check(entry->l2, entry->bitmap);
+	return why ? table_fault(image, "L2", index, entry->l2, why) : 0;
+}
+
+int image_entry_at(const struct image *image, uint64_t guest,
+		   struct image_entry *entry)
+{
+	const struct qcow2_header *h = &image->header;
+	uint64_t index = qcow2_l1_index(h, guest);
+	const char *why;
+	int r;
+
+	memset(entry, 0, sizeof(*entry));
+	if (index >= h->l1_size)
+		return 0;
+	r = read_entry(image, h->l1_table_offset + index * 8, &entry->l1);
+	if (r < 0 || !(entry->l1 & QCOW2_OFFSET_MASK))
+		return r;
+	why = qcow2_l1_entry_check(h, entry->l1, round_up(image->length, 512));
+	return why ? table_fault(image, "L1", index, entry->l1, why) :
+		read_l2_entry(image, guest, entry);
 }
 
 static uint64_t div_up(uint64_t value, uint64_t by)

@@ -223,11 +223,35 @@ int image_is_empty(const struct image *image);
  * @image: a qcow2 image; nobody writes it
  *
  * The state of a virtual machine is kept there while a snapshot with one is made,
- * or after it was applied.
+ * or after it was applied; whoever wrote the image may have left more.  The rest of the
+ * cluster that the disk ends in is left out, see tail.h.
  *
  * Return: 1, 0, or an error, reported.
  */
 int image_has_more(const struct image *image);
+
+/**
+ * struct image_entry - what the tables of an image say of a guest cluster
+ * @l1: entry of the L1 table
+ * @l2: entry of the L2 table, or 0: there is none
+ * @bitmap: of an extended L2 entry
+ */
+struct image_entry {
+	uint64_t l1;
+	uint64_t l2;
+	uint64_t bitmap;
+};
+
+/**
+ * image_entry_at() - look up a guest cluster, also behind the end of the disk
+ * @image: a qcow2 image; nobody writes it
+ * @guest: offset, bytes
+ * @entry: result, found sound
+ *
+ * Return: 0 or an error, reported.
+ */
+int image_entry_at(const struct image *image, uint64_t guest,
+		   struct image_entry *entry);
 
 /**
  * image_is_preallocated() - are clusters in use that have no place on the disk?

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "durable.h"
@@ -470,10 +471,72 @@ static int node_over(struct call *call, const struct image *layers,
 }
 
 /*
- * QEMU makes the new part zeroes where what is below is longer. Of the cluster that
- * the image ends in, it copies the rest from there.
+ * An image in memory with nothing in it.
+ *
+ * @name: result, the name that qemu-img has for it; free() it
  */
-int qemu_resize(const struct chain *chain, bool over, bool hide,
+static int make_cover(struct call *call, uint64_t size, char **name)
+{
+	char bytes[24];
+	struct new_image image = {
+		.size = bytes,
+		.options = "cluster_size=2M",
+	};
+	int fd = memfd_create("cover", 0);
+
+	if (fd < 0)
+		return report_errno(errno, "Cannot create a file in memory");
+	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
+	*name = add_file(call, fd);
+	image.path = *name;
+	return report_result(run_create(&image, -1));
+}
+
+/* Where the image below is not longer itself, an empty one over it is. */
+static int cover(struct call *call, uint64_t size, struct json_object **node)
+{
+	struct json_object *over;
+	char *name = NULL;
+	int r;
+
+	r = make_cover(call, size, &name);
+	if (!r) {
+		over = node_at(name, false, FORMAT_QCOW2);
+		json_object_object_add(over, "backing", *node);
+		*node = over;
+	}
+	free(name);
+	return r;
+}
+
+/*
+ * QEMU makes the new part zeroes where what is below is longer. Of the cluster that
+ * the image ends in, it copies from there what the image does not have.
+ */
+static int node_to_hide(struct call *call, const struct chain *chain,
+			const struct unlock *unlock, uint64_t size,
+			struct json_object **node)
+{
+	const struct image *layers = chain->layers;
+	struct json_object *lower;
+	int r;
+
+	r = node_to_open(call, &layers[0], unlock, node);
+	if (r < 0)
+		return r;
+	if (chain->count < 2) {
+		json_object_object_add(*node, "backing", node_of_zeroes(size));
+		return 0;
+	}
+	r = node_over(call, layers + 1, chain->count - 1, unlock, &lower);
+	/* It counts whole sectors. */
+	if (!r && layers[1].size / 512 <= layers[0].size / 512)
+		r = cover(call, size, &lower);
+	json_object_object_add(*node, "backing", lower);
+	return r;
+}
+
+int qemu_resize(const struct chain *chain, bool hide,
 		const struct unlock *unlock, uint64_t size)
 {
 	const struct image *image = &chain->layers[0];
@@ -484,9 +547,8 @@ int qemu_resize(const struct chain *chain, bool over, bool hide,
 
 	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
 	call_begin(&call, "resize");
-	r = node_over(&call, image, over ? chain->count : 1, unlock, &node);
-	if (hide && !over)
-		json_object_object_add(node, "backing", node_of_zeroes(size));
+	r = hide ? node_to_hide(&call, chain, unlock, size, &node) :
+		node_to_open(&call, image, unlock, &node);
 	name = name_of(node);
 	add_word(&call, "-q");
 	add_word(&call, "--shrink");

@@ -76,16 +76,16 @@ int qemu_check(const struct image *image, const struct unlock *unlock,
 /**
  * qemu_resize() - give an image another size
  * @chain: the image, not open elsewhere, with those below it
- * @over: the next one is longer, and hidden where it is
- * @hide: so is what the image itself has behind its end
- * @unlock: has the passphrase of the image, and if @over of all
+ * @hide: a new part becomes zeroes, whatever the image has behind its end, or those
+ *	below
+ * @unlock: has the passphrase of the image, and if @hide of all
  * @size: bytes
  *
  * It is durable when this returns.
  *
  * Return: 0 or an error, reported.
  */
-int qemu_resize(const struct chain *chain, bool over, bool hide,
+int qemu_resize(const struct chain *chain, bool hide,
 		const struct unlock *unlock, uint64_t size);
 
 /**
