@@ -124,6 +124,17 @@ static int resize_to(const struct unlock *unlock, struct chain *chain, bool hide
 	return r;
 }
 
+/* QEMU leaves out what the last sector lacks, which a device has: it stays. */
+static int fill_sector(const struct unlock *unlock, struct chain *chain)
+{
+	struct image *image = &chain->layers[0];
+	uint64_t size = round_up(image->size, 512);
+
+	if (image->format != FORMAT_QCOW2 || size == image->size)
+		return 0;
+	return resize_to(unlock, chain, false, size);
+}
+
 /* Version 2 knows no zero clusters. */
 static int check_hide(const struct resizing *resizing,
 		      const struct image *image)
@@ -205,6 +216,8 @@ static int resize_chain(struct resizing *resizing, struct unlock *unlock,
 		r = check_shrink(resizing, chain);
 	if (!r)
 		r = unlock_image(unlock, image);
+	if (!r)
+		r = fill_sector(unlock, chain);
 	return r < 0 ? r : resize_sectors(resizing, unlock, chain);
 }
 

@@ -356,6 +356,31 @@ def resize_hides_what_another_program_left():
 
 
 @ktap.test
+def resize_of_sizes_that_are_no_sectors():
+    """A device has the last one whole; QEMU leaves it out."""
+    for word, size in ("+512", MIB + 512), (str(MIB), MIB), ("+1M", 2 * MIB), \
+            ("-512", MIB - 512):
+        for base in None, "2M":
+            backing = []
+            if base:
+                backing = ["-b", create("base", base), "-F", "qcow2"]
+                host.qemu_io(backing[1], f"write -P 1 0 {base}")
+            path = create("image", "1M", *backing)
+            host.qemu_io(path, "write -P 39 1023k 1k")
+            with open(path, "r+b") as f:
+                f.seek(24)
+                f.write((MIB - 100).to_bytes(8, "big"))
+            host.qcow2setup("resize", "--shrink", path, word)
+            ktap.equal(size_of(path), size, f"size after {word}")
+            end = min(size, MIB)
+            out = host.run_well("qemu-io", "-c",
+                                f"read -P 39 1023k {end - 1023 * KIB}", "-c",
+                                f"read -P 0 {end} {size - end}", path)
+            ktap.check("failed" not in out, out)
+            host.qemu_img("check", path)
+
+
+@ktap.test
 def resize_of_a_raw_image():
     path = f"{host.directory}/raw"
     with open(path, "wb") as f:

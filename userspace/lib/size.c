@@ -121,6 +121,7 @@ int size_change(const char *word, uint64_t old, uint64_t *bytes)
 	uint64_t change;
 	int r;
 
+	old = round_up(old, 512);
 	r = size_parse(word + (more || less), &change);
 	if (r < 0)
 		return r;
