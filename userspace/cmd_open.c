@@ -18,6 +18,7 @@
 #include "recover.h"
 #include "report.h"
 #include "state.h"
+#include "unfinished.h"
 #include "view.h"
 
 /**
@@ -280,6 +281,8 @@ static int check_name(const char *name)
 {
 	int r = device_name_check(name);
 
+	if (!r)
+		r = unfinished_check_device(name);
 	if (!r && dm_query(name).exists)
 		r = report_fail(EEXIST, "Device %s already exists.", name);
 	return r;

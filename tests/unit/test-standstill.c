@@ -21,10 +21,15 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "attach.h"
+#include "chain.h"
 #include "internal.h"
+#include "job.h"
 #include "recover.h"
 #include "report.h"
+#include "run.h"
 #include "state.h"
+#include "unfinished.h"
 
 #define IMAGE	"build/standstill/a"
 #define UUID	"QCOW2-DISK-0"
@@ -37,6 +42,7 @@
  * @suspends: how often it was
  * @open_count: how often it is open
  * @opened_late: somebody opens it just before it is suspended
+ * @stuck: it cannot be resumed
  */
 struct pretended {
 	uint64_t sectors;
@@ -45,6 +51,7 @@ struct pretended {
 	int suspends;
 	int open_count;
 	bool opened_late;
+	bool stuck;
 };
 
 static struct pretended *vm;
@@ -96,7 +103,7 @@ int __wrap_dm_resume_now(const char *name, bool lockfs, uint32_t *cookie)
 
 int __wrap_dm_resume(const char *name)
 {
-	return resume();
+	return vm->stuck ? report_fail(EIO, "It cannot be resumed.") : resume();
 }
 
 int __wrap_dm_load(const char *name, bool read_only,
@@ -451,6 +458,111 @@ static void test_killed_before_apply(void **state)
 	expect_image(2);
 }
 
+static void expect_checks(int result)
+{
+	struct image image;
+
+	assert_int_equal(image_open(IMAGE, FORMAT_QCOW2, &image), 0);
+	assert_int_equal(unfinished_check_device("vm"), result);
+	assert_int_equal(unfinished_check_image(&image, false), result);
+	assert_int_equal(job_check_none("vm"), result);
+	assert_int_equal(attach_check_unused(&image, ROLE_READ), result);
+	assert_int_equal(unfinished_check_device("other"), 0);
+	image_close(&image);
+}
+
+/* What a close was to do */
+static struct json_object *close_entry(void)
+{
+	struct json_object *entry = journal_entry("close", "vm", UUID);
+	struct chain chain;
+
+	assert_int_equal(chain_open(IMAGE, NULL, &chain), 0);
+	json_object_object_add(entry, "state",
+			       state_json("vm", UUID, layers_json(&chain),
+					  NO_LENGTH));
+	chain_close(&chain);
+	return entry;
+}
+
+/* Others go on; it is tried each time, and stays what is left to do. */
+static void test_cannot_be_recovered(void **state)
+{
+	struct json_object *entry = close_entry();
+
+	assert_int_equal(journal_write(entry), 0);
+	json_object_put(entry);
+	vm->suspended = true;
+	vm->stuck = true;
+	expect_checks(0);
+	assert_int_equal(begin_change(true), 0);
+	assert_no_journal();
+	assert_true(vm->suspended);
+	expect_checks(-EBUSY);
+	/* Another command, which has a journal of its own */
+	entry = journal_entry("create", "", "");
+	assert_int_equal(journal_write(entry), 0);
+	json_object_put(entry);
+	assert_int_equal(recover(), 0);
+	state_unlock();
+	assert_no_journal();
+	expect_checks(-EBUSY);
+	vm->stuck = false;
+	next_command();
+	assert_false(vm->suspended);
+	expect_checks(0);
+}
+
+static void test_part_of_a_group(void **state)
+{
+	struct json_object *entry = journal_entry("group", "", "");
+	struct json_object *parts = json_object_new_array();
+
+	json_object_array_add(parts, journal_entry("snapshot", "x", ""));
+	json_object_array_add(parts, close_entry());
+	json_object_object_add(entry, "parts", parts);
+	assert_int_equal(state_lock(true), 0);
+	assert_int_equal(journal_write(entry), 0);
+	json_object_put(entry);
+	assert_int_equal(journal_set_aside(), 0);
+	state_unlock();
+	expect_checks(-EBUSY);
+}
+
+static void expect_silence(bool silent)
+{
+	int errors = run_errors(), old = dup(STDERR_FILENO);
+	struct stat st;
+
+	assert_int_equal(dup2(errors, STDERR_FILENO), STDERR_FILENO);
+	assert_int_equal(begin_change(true), 0);
+	state_unlock();
+	assert_int_equal(dup2(old, STDERR_FILENO), STDERR_FILENO);
+	close(old);
+	assert_int_equal(fstat(errors, &st), 0);
+	close(errors);
+	assert_int_equal(!st.st_size, silent);
+}
+
+static void test_said_once(void **state)
+{
+	struct json_object *entry = close_entry();
+
+	vm->suspended = true;
+	vm->stuck = true;
+	assert_int_equal(journal_write(entry), 0);
+	expect_silence(false);
+	expect_silence(true);
+	/* Two of them */
+	assert_int_equal(journal_write(entry), 0);
+	expect_silence(false);
+	expect_silence(true);
+	json_object_put(entry);
+	vm->stuck = false;
+	next_command();
+	expect_checks(0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -462,6 +574,9 @@ int main(void)
 		cmocka_unit_test_setup(test_both_killed, fresh),
 		cmocka_unit_test_setup(test_all_killed, fresh),
 		cmocka_unit_test_setup(test_killed_before_apply, fresh),
+		cmocka_unit_test_setup(test_cannot_be_recovered, fresh),
+		cmocka_unit_test_setup(test_part_of_a_group, fresh),
+		cmocka_unit_test_setup(test_said_once, fresh),
 	};
 	char *path;
 

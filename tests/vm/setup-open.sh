@@ -417,4 +417,35 @@ test_create()
 	test -e plain.qcow2
 }
 
+# One device cannot be recovered as long as somebody has it open.
+test_others_go_on_beside_what_cannot_be_recovered()
+{
+	local uuid
+
+	qemu-img create -q -f qcow2 a.qcow2 4M
+	qemu-img create -q -f qcow2 b.qcow2 4M
+	qcow2setup open ./a.qcow2 vm
+	uuid=$(dmsetup info -c --noheadings -o uuid vm)
+	jq --arg uuid "$uuid" \
+		'{operation: "open", name: "vm", $uuid, state: .}' \
+		/run/qcow2setup/device/vm.json >/run/qcow2setup/journal
+	exec 9</dev/mapper/vm
+	dmsetup suspend vm
+	matches "$(qcow2setup open ./b.qcow2 other 2>&1)" \
+		"interrupted 'open' of device vm" "said"
+	equal "$(qcow2setup list 2>&1 | grep interrupted)" "" "said again"
+	exits 5 "interrupted 'open'" qcow2setup close vm
+	exits 5 "interrupted 'open'" qcow2setup resize vm 8M
+	io other -c 'write -P 1 0 64k' -c 'read -P 1 0 64k'
+	qcow2setup close other
+	matches "$(dmsetup info vm)" SUSPENDED "state"
+	dmsetup resume vm
+	exec 9<&-
+	qcow2setup list
+	io vm -c 'write -P 1 0 64k' -c 'read -P 1 0 64k'
+	qcow2setup close vm
+	qemu-img check a.qcow2
+	equal "$(ls /run/qcow2setup/unfinished)" "" "what is left"
+}
+
 main "$@"

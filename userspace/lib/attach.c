@@ -20,6 +20,7 @@
 #include "dm.h"
 #include "report.h"
 #include "state.h"
+#include "unfinished.h"
 
 /* How long the kernel may take to clear what has no user any more */
 #define GONE_TRIES	100
@@ -58,8 +59,10 @@ static int lock_image(const struct image *image, int fd, enum role role,
 		      bool change)
 {
 	struct lock_mates mates = { 0, 0 };
-	int r;
+	int r = unfinished_check_image(image, role == ROLE_WRITE);
 
+	if (r < 0)
+		return r;
 	/* Readers share anyway. A writer's own device is the only exception. */
 	if (change)
 		mates = loop_mates(&image->id);
@@ -627,7 +630,8 @@ static void load_unused(struct loops *unused, unsigned int kinds)
 		return;
 	devices_load(&devices);
 	for (i = 0; i < unused->count; i++) {
-		if (!is_used(&unused->list[i], &devices))
+		if (!is_used(&unused->list[i], &devices) &&
+		    !unfinished_has(&unused->list[i].id))
 			unused->list[kept++] = unused->list[i];
 	}
 	unused->count = kept;

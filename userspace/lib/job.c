@@ -18,6 +18,7 @@
 #include "progress.h"
 #include "report.h"
 #include "state.h"
+#include "unfinished.h"
 
 /* The record is written this often. */
 #define RECORD_SECONDS	1.0
@@ -119,13 +120,18 @@ int job_bandwidth(const char *word, uint64_t *bandwidth)
 	return 0;
 }
 
+const char *job_subject(void)
+{
+	return job.record ? json_string(job.record, "subject") : NULL;
+}
+
 int job_check_none(const char *subject)
 {
 	struct job_record record;
-	int r = 0;
+	int r = unfinished_check_device(subject);
 
-	if (!job_load(subject, &record))
-		return 0;
+	if (r < 0 || !job_load(subject, &record))
+		return r;
 	if (job_running(&record) && record.pid != getpid() &&
 	    job_subject_same(record.subject, subject))
 		r = report_fail(EBUSY,

@@ -156,8 +156,12 @@ void job_uuid(const char *role, char uuid[JOB_UUID_MAX]);
 /** job_uuid_alive() - does the process of a job's UUID still run? */
 bool job_uuid_alive(const char *uuid);
 
+/** job_subject() - what the job of this process is at work on, or NULL */
+const char *job_subject(void);
+
 /**
- * job_check_none() - refuse a command on something that a job is at work on
+ * job_check_none() - refuse a command on something that a job is at work on, or that
+ * has something left to recover
  * @subject: as for job_begin()
  *
  * Return: 0, or -EBUSY, reported.

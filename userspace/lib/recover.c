@@ -30,12 +30,14 @@
 #include "finish.h"
 #include "freeze.h"
 #include "internal.h"
+#include "job.h"
 #include "jobdev.h"
 #include "jobrecord.h"
 #include "newimage.h"
 #include "report.h"
 #include "state.h"
 #include "trim.h"
+#include "unfinished.h"
 
 /* How long tail devices and their like may take to go: it is done by a work item. */
 #define GONE_TRIES	100
@@ -428,7 +430,7 @@ static int recover_pivot(struct json_object *entry)
 	return r;
 }
 
-static int recover_entry(struct json_object *entry)
+static int recover_kind(struct json_object *entry)
 {
 	static const struct {
 		const char *operation;
@@ -454,6 +456,59 @@ static int recover_entry(struct json_object *entry)
 			return kinds[i].recover(entry);
 	}
 	return 0;
+}
+
+/* What it attaches is what it is about. */
+static int recover_entry(struct json_object *entry)
+{
+	int r;
+
+	unfinished_overlook(true);
+	r = recover_kind(entry);
+	unfinished_overlook(false);
+	return r;
+}
+
+static bool try_again(struct json_object *entry, void *data)
+{
+	(void)data;
+	return recover_entry(entry) == 0;
+}
+
+/* Why it could not be done was said when it was set aside. */
+static void recover_unfinished(void)
+{
+	bool muted = report_muted();
+
+	report_mute(true);
+	unfinished_each(try_again, NULL);
+	report_mute(muted);
+}
+
+/* Of a device that cannot be recovered, others know nothing. */
+static int set_aside(struct json_object *entry)
+{
+	const char *name = json_string(entry, "name");
+
+	report_warn("The interrupted '%s' of %s%s cannot be undone or finished now. Each command tries it again; until then nothing is done to what it is about.",
+		    json_string(entry, "operation"),
+		    *name ? "device " : "several devices", name);
+	return journal_set_aside();
+}
+
+static int recover_journal(void)
+{
+	struct json_object *entry;
+	int r = journal_read(&entry);
+
+	if (r < 0)
+		return r;
+	if (entry && recover_entry(entry) < 0)
+		r = set_aside(entry);
+	else
+		journal_clear();
+	json_object_put(entry);
+	return r;
 }
 
 static bool same_device(const char *name, const char *uuid)
@@ -537,15 +592,12 @@ static bool cut_grown(const struct job_record *record, void *data)
 
 int recover(void)
 {
-	struct json_object *entry;
-	int r = journal_read(&entry);
+	int r;
 
-	if (entry)
-		r = recover_entry(entry);
-	json_object_put(entry);
+	recover_unfinished();
+	r = recover_journal();
 	if (r < 0)
 		return r;
-	journal_clear();
 	job_lasting_adopt();
 	/* What it cannot clean stands in nobody's way but that device's. */
 	r = jobdev_clean(NULL);
@@ -564,7 +616,12 @@ int begin_change(bool needs_dm)
 
 	if (!r)
 		r = state_lock(true);
-	return r < 0 ? r : recover();
+	if (!r)
+		r = recover();
+	/* A job that began before that was left does not go on. */
+	if (!r && job_subject())
+		r = unfinished_check_device(job_subject());
+	return r;
 }
 
 /*

@@ -53,9 +53,11 @@ struct json_object *journal_entry(const char *operation, const char *name,
 /**
  * recover() - finish or undo what the journal says, and clear what is stray
  *
- * Call it with the state lock held, and without attachments.
+ * Call it with the state lock held, and without attachments.  What cannot be done is
+ * set aside, see unfinished.h.
  *
- * Return: 0 or an error, reported; the journal stays then.
+ * Return: 0 or an error, reported; the journal stays then: it cannot be read, or set
+ * aside.
  */
 int recover(void);
 

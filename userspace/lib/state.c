@@ -28,13 +28,14 @@
 #define LOOP_DIR	STATE_DIR "/loop"
 #define JOB_DIR		STATE_DIR "/jobs"
 #define JOURNAL		STATE_DIR "/journal"
+#define UNFINISHED_DIR	STATE_DIR "/unfinished"
 
 static int lock_fd = -1;
 
 static int make_directories(void)
 {
 	static const char * const dirs[] = {
-		STATE_DIR, DEVICE_DIR, LOOP_DIR, JOB_DIR,
+		STATE_DIR, DEVICE_DIR, LOOP_DIR, JOB_DIR, UNFINISHED_DIR,
 	};
 	unsigned int i;
 
@@ -154,6 +155,50 @@ int journal_read(struct json_object **entry)
 void journal_clear(void)
 {
 	unlink(JOURNAL);
+}
+
+int journal_set_aside(void)
+{
+	char *path = NULL;
+	unsigned int n = 0;
+	int r = 0;
+
+	do {
+		free(path);
+		path = text("%s/%u", UNFINISHED_DIR, n++);
+	} while (access(path, F_OK) == 0);
+	if (rename(JOURNAL, path) < 0)
+		r = report_errno(errno, "Cannot rename %s", JOURNAL);
+	free(path);
+	return r;
+}
+
+static void visit_unfinished(const char *name,
+			     bool (*visit)(struct json_object *entry, void *data),
+			     void *data)
+{
+	char *path = text("%s/%s", UNFINISHED_DIR, name);
+	struct json_object *entry = json_object_from_file(path);
+
+	if (entry && visit(entry, data))
+		unlink(path);
+	json_object_put(entry);
+	free(path);
+}
+
+void unfinished_each(bool (*visit)(struct json_object *entry, void *data),
+		     void *data)
+{
+	struct dirent *entry;
+	DIR *dir;
+
+	dir = opendir(UNFINISHED_DIR);
+	while (dir && (entry = readdir(dir))) {
+		if (entry->d_name[0] != '.')
+			visit_unfinished(entry->d_name, visit, data);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 /* A device's name is no path (see device_name_check()), but may be "x.new". */

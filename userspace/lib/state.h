@@ -5,6 +5,7 @@
  *
  *   lock            held (flock) by the command that changes something
  *   journal         what that command is about to do; recover.h
+ *   unfinished/N    the same of one that could not be recovered; unfinished.h
  *   device/NAME     an open device: names of its images, length at open
  *   loop/loopN      exists while loopN is ours, for the udev rules
  *   jobs/NAME       a job, its messages, and whether its result is waited for
@@ -66,6 +67,23 @@ int journal_read(struct json_object **entry);
 
 /** journal_clear() - nothing is under way */
 void journal_clear(void);
+
+/**
+ * journal_set_aside() - what the journal says cannot be recovered now
+ *
+ * Nothing is under way then, as after journal_clear().
+ *
+ * Return: 0 or an error, reported.
+ */
+int journal_set_aside(void);
+
+/**
+ * unfinished_each() - look through what was set aside
+ * @visit: returns whether the entry was recovered, and is to be forgotten
+ * @data: for @visit
+ */
+void unfinished_each(bool (*visit)(struct json_object *entry, void *data),
+		     void *data);
 
 /** device_state_save() - remember @state of the device @name; reports errors */
 int device_state_save(const char *name, struct json_object *state);

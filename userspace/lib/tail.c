@@ -108,7 +108,8 @@ static int zero_file(const struct image *file, size_t length, uint64_t offset,
 	int r;
 
 	if (file->is_device && offset + length > file->length)
-		return report_fail(EUCLEAN, "%s: the last cluster, at offset %llu, is behind the end.",
+		return report_fail(EUCLEAN,
+				   "%s: the last cluster, at offset %llu, is behind the end.",
 				   file->path, (unsigned long long)offset);
 	r = write_zeroes(fd, length, offset);
 	return r < 0 ? report_errno(-r, "Cannot write to %s", file->path) : 0;
