@@ -121,6 +121,7 @@ def behind_the_end(options, cut, far=None):
     cut: how many bytes of the last 128 KiB of data the file lacks; far: an offset
     that no file reaches, which one entry has then
     """
+    fx.kernel_log()
     fx.create("base", MIB, **options)
     fx.qemu_io("base", "write -P 1 0 1M")
     os.truncate("base", os.path.getsize("base") - cut)

@@ -342,6 +342,7 @@ def a_shared_cluster_that_the_device_ends_in():
 
 def an_owned_cluster_that_the_device_ends_in(options, change):
     """What it lacks is zeroes until it is written: elsewhere, with the rest."""
+    fx.kernel_log()
     fx.create("image", 256 * KIB, **options)
     fx.qemu_io("image", "write -P 1 0 256k", "discard 0 64k")
     end = os.path.getsize("image") - 60 * KIB
