@@ -265,6 +265,22 @@ test_killed()
 	finish
 }
 
+# Without udev a helper that is killed as it removes a device leaves the node. Nodes
+# of devices that are there stay.
+test_killed_as_it_removes()
+{
+	local node=/dev/mapper/qcow2-job-1-2
+
+	mknod "$node-from" b 253 200
+	dmsetup create qcow2-job-1-2-to --table '0 8 zero'
+	test -b "$node-to"
+	qcow2setup jobs --clean
+	fails test -e "$node-from"
+	test -b "$node-to"
+	dmsetup remove qcow2-job-1-2-to
+	nothing_left
+}
+
 # is_longer FILE BYTES
 is_longer()
 {

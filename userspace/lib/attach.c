@@ -665,10 +665,11 @@ static bool prune_helper(const char *name, void *data)
 	return false;
 }
 
-static bool is_helper_name(const char *name)
+static bool is_temporary_name(const char *name)
 {
 	return !strncmp(name, TAIL_NAME, strlen(TAIL_NAME)) ||
-		!strncmp(name, CRYPT_NAME, strlen(CRYPT_NAME));
+		!strncmp(name, CRYPT_NAME, strlen(CRYPT_NAME)) ||
+		!strncmp(name, DM_NAME_JOB, strlen(DM_NAME_JOB));
 }
 
 /*
@@ -682,7 +683,7 @@ static void prune_nodes(void)
 
 	dir = opendir(dm_dir());
 	while (dir && (entry = readdir(dir))) {
-		if (is_helper_name(entry->d_name))
+		if (is_temporary_name(entry->d_name))
 			dm_drop_node(entry->d_name);
 	}
 	if (dir)

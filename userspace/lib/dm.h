@@ -23,6 +23,8 @@
 #define DM_UUID_CRYPT	"QCOW2-CRYPT-"
 /* A device that a job made for itself; see job_uuid() */
 #define DM_UUID_JOB	"QCOW2-JOB-"
+/* Its name: this and the rest of its UUID */
+#define DM_NAME_JOB	"qcow2-job-"
 
 /* Longest name and UUID of a device, with the final 0 */
 #define DM_NAME_MAX	128

@@ -18,15 +18,12 @@
 #include "pivot.h"
 #include "report.h"
 
-/* UUID "QCOW2-JOB-x", name "qcow2-job-x" */
-#define NAME_PREFIX	"qcow2-job-"
-
 void jobdev_name(const char *role, char name[DM_NAME_MAX])
 {
 	char uuid[JOB_UUID_MAX];
 
 	job_uuid(role, uuid);
-	snprintf(name, DM_NAME_MAX, NAME_PREFIX "%s",
+	snprintf(name, DM_NAME_MAX, DM_NAME_JOB "%s",
 		 uuid + strlen(DM_UUID_JOB));
 }
 
