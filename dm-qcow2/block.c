@@ -207,22 +207,6 @@ void qc_block_wait_copied(struct qc_image *img)
 			   READ_ONCE(img->commit_seq), HZ / 10);
 }
 
-void qc_block_drop(struct qc_block *b)
-{
-	struct qc_image *img = b->img;
-
-	lockdep_assert_held(&img->meta_lock);
-	xa_erase(&img->tables[b->table], b->key);
-	if (rcu_access_pointer(*front_of(b)) == b)
-		RCU_INIT_POINTER(*front_of(b), NULL);
-	if (!list_empty(&b->lru)) {
-		list_del_init(&b->lru);
-		img->nr_lru--;
-	}
-	qc_cache_account(-block_cost(img));
-	call_rcu(&b->rcu, block_free_rcu);
-}
-
 static void forget_dirty(struct qc_block *b)
 {
 	struct qc_image *img = b->img;
@@ -236,6 +220,23 @@ static void forget_dirty(struct qc_block *b)
 		atomic_dec(&img->nr_unsafe);
 }
 
+void qc_block_drop(struct qc_block *b)
+{
+	struct qc_image *img = b->img;
+
+	lockdep_assert_held(&img->meta_lock);
+	forget_dirty(b);
+	xa_erase(&img->tables[b->table], b->key);
+	if (rcu_access_pointer(*front_of(b)) == b)
+		RCU_INIT_POINTER(*front_of(b), NULL);
+	if (!list_empty(&b->lru)) {
+		list_del_init(&b->lru);
+		img->nr_lru--;
+	}
+	qc_cache_account(-block_cost(img));
+	call_rcu(&b->rcu, block_free_rcu);
+}
+
 void qc_block_drop_all(struct qc_image *img)
 {
 	struct qc_block *b;
@@ -244,10 +245,8 @@ void qc_block_drop_all(struct qc_image *img)
 
 	mutex_lock(&img->meta_lock);
 	for (table = 0; table < QC_NR_TABLES; table++) {
-		xa_for_each(&img->tables[table], key, b) {
-			forget_dirty(b);
+		xa_for_each(&img->tables[table], key, b)
 			qc_block_drop(b);
-		}
 		xa_destroy(&img->tables[table]);
 	}
 	mutex_unlock(&img->meta_lock);

@@ -112,8 +112,9 @@ int qc_block_prepare(struct qc_block *b);
 void qc_block_wait_copied(struct qc_image *img);
 
 /**
- * qc_block_drop() - take a clean block out of the cache
- * @b: the block, not dirty and not in a commit
+ * qc_block_drop() - take a block out of the cache
+ * @b: the block, not in a commit; what was changed in it is lost: of a failed
+ *	image only
  */
 void qc_block_drop(struct qc_block *b);
 

@@ -641,6 +641,53 @@ def a_bitmap_added_beside_a_reader():
 
 
 @ktap.test
+def a_failed_image_beside_a_reader():
+    """What could not be committed is forgotten before the image is written again."""
+    size = 4 * MIB
+    fx.create("image", size)
+    fx.qemu_io("image", "write -P 1 0 1M")
+    fx.grow("image", 16 * MIB)
+    refcounts = fx.peek("image", fx.peek("image", 48, "Q"), "Q") // 512
+    model = bytearray(b"\1" * MIB + bytes(size - MIB))
+    layers = [("qcow2", "image")]
+    chain = fx.Chain(layers, size)
+    below = fx.Stacked("image")
+    chain.loops = {"image": below}
+    dev = chain.open()
+    reader = blk.Dm("reader")
+    reader.create(size // 512, chain.params(), read_only=True)
+    try:
+        below.reload(bad=(refcounts, refcounts + 8))
+        dev.write(2 * MIB, b"\2" * 64 * KIB)
+        try:
+            dev.flush()
+            raise ktap.Failure("the flush succeeded")
+        except OSError as e:
+            ktap.equal(e.errno, errno.EIO, "errno of the flush")
+        ktap.equal(chain.status()[0], "failed", "mode")
+        below.reload()
+        chain.dm.suspend()
+        try:
+            chain.dm.resume()
+            raise ktap.Failure("it was resumed")
+        except OSError as e:
+            ktap.equal(e.errno, errno.EBUSY, "errno of the resume")
+        reader.remove()
+        reader = None
+        chain.dm.resume()
+        ktap.equal(chain.status()[0], "rw", "mode when resumed")
+        ktap.equal(chain.status()[3], "0", "dirty blocks")
+        write_both(dev, model, 3 * MIB, b"\3" * 64 * KIB)
+        dev.flush()
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+    finally:
+        if reader:
+            reader.remove()
+        chain.close()
+    written_correctly(layers, model)
+
+
+@ktap.test
 def refcount_blocks_in_holes():
     """Those of clusters that the device does not have are not read: a million of
     them take hours, and the device is suspended."""
