@@ -425,6 +425,7 @@ void qc_epoch_drain(struct qc_image *img)
 {
 	struct qc_epoch *old;
 
+	mutex_lock(&img->drain_lock);
 	/* Lookups that saw the old mapping have entered the present epoch. */
 	synchronize_rcu();
 	old = &img->epochs[img->epoch_now];
@@ -433,6 +434,7 @@ void qc_epoch_drain(struct qc_image *img)
 	percpu_ref_kill(&old->ref);
 	wait_for_completion_io(&old->drained);
 	percpu_ref_reinit(&old->ref);
+	mutex_unlock(&img->drain_lock);
 }
 
 static void image_init(struct qc_image *img, struct block_device *bdev,
@@ -449,6 +451,9 @@ static void image_init(struct qc_image *img, struct block_device *bdev,
 	mutex_init(&img->header_lock);
 	mutex_init(&img->meta_lock);
 	mutex_init(&img->l2_lock);
+	mutex_init(&img->move_lock);
+	mutex_init(&img->drain_lock);
+	img->moving = U64_MAX;
 	mutex_init(&img->alloc_lock);
 	for (i = 0; i < QC_LOAD_LOCKS; i++)
 		mutex_init(&img->load_lock[i]);

@@ -17,6 +17,7 @@
  *			activate, deactivate; held across I/O and commits, with
  *			allocations that do no I/O (the device may be suspended)
  *	qc_images_lock	mutex; the list of images and @users; short
+ *	move_lock	mutex; @moving, see qc_l2_move_begin(); within a range
  *	l2_lock		mutex; makes new L2 tables one at a time (l2.c)
  *	alloc_lock	mutex; serialises allocation, @cursor, @hwm, growth of the
  *			refcount table (alloc.c); held across metadata I/O
@@ -174,6 +175,7 @@ struct qc_image {
 	u64 disk_size;			/* state_lock: h.size is ahead of it; or 0 */
 	bool zero_from_spent;		/* state_lock: counts only once */
 	bool packed;			/* a slice had a compressed cluster; no lock */
+	u64 moving;			/* move_lock; guest cluster, or U64_MAX */
 
 	/* metadata; see the lock table above */
 	struct mutex meta_lock;
@@ -189,6 +191,7 @@ struct qc_image {
 	struct mutex header_lock;	/* see the lock table above */
 	struct mutex load_lock[QC_LOAD_LOCKS];	/* see the lock table above */
 	struct mutex l2_lock;		/* see the lock table above */
+	struct mutex move_lock;		/* see the lock table above */
 	mempool_t *wb_pool;		/* writeback copies of blocks */
 	mempool_t *free_pool;		/* struct qc_free */
 	mempool_t *bio_pool;		/* metadata writes, see commit.c */
@@ -226,6 +229,7 @@ struct qc_image {
 	/* in-flight I/O to host clusters, see qc_epoch_enter() */
 	struct qc_epoch epochs[2];
 	unsigned int epoch_now;
+	struct mutex drain_lock;	/* one qc_epoch_drain() at a time */
 
 	/* guest clusters being allocated or dropped (write.c) */
 	spinlock_t range_lock;		/* leaf: ranges */
@@ -529,7 +533,7 @@ static inline void qc_epoch_leave(struct qc_image *img, unsigned int epoch)
  * qc_epoch_drain() - wait for all I/O that may use a mapping dropped before
  * @img: the image
  *
- * Context: may sleep; one caller at a time (reap work).
+ * Context: may sleep; reap work, or a range locked.
  */
 void qc_epoch_drain(struct qc_image *img);
 

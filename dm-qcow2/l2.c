@@ -155,6 +155,21 @@ static void clip_to_device(struct qc_image *img, struct qc_extent *ext)
 	ext->host = 0;
 }
 
+/* A cluster that is being moved is not written in place, see qc_l2_move_begin(). */
+static void spare_moving(const struct qc_image *img, u64 guest, u64 moving,
+			 struct qc_extent *ext)
+{
+	if (likely(moving >= guest + ext->len) ||
+	    moving + img->h.cluster_size <= guest || ext->map != QC_MAP_OWNED)
+		return;
+	if (moving > guest) {
+		ext->len = moving - guest;
+		return;
+	}
+	ext->map = QC_MAP_DATA;
+	ext->len = min(ext->len, moving + img->h.cluster_size - guest);
+}
+
 static void set_host(struct qc_extent *ext, const struct qc_words *s,
 		     u32 in_cluster)
 {
@@ -173,6 +188,8 @@ static void lookup_slice(struct qc_image *img, const struct qc_block *b,
 			 u64 guest, u64 len, struct qc_extent *ext)
 {
 	u32 in_cluster = guest & (img->h.cluster_size - 1);
+	/* Before the entries: pairs with qc_l2_move_end() */
+	u64 moving = smp_load_acquire(&img->moving);
 	struct qc_words s, next;
 	u64 end, run;
 	u32 index, last;
@@ -200,6 +217,7 @@ static void lookup_slice(struct qc_image *img, const struct qc_block *b,
 		ext->safe = !smp_load_acquire(&b->dirty) &&
 			!READ_ONCE(b->in_commit);
 		clip_to_device(img, ext);
+		spare_moving(img, guest, moving, ext);
 	}
 }
 
@@ -452,6 +470,21 @@ int qc_l2_find(struct qc_image *img, u64 guest, u64 len, struct qc_extent *ext)
 		if (err)
 			return err;
 	}
+}
+
+void qc_l2_move_begin(struct qc_image *img, u64 guest)
+{
+	mutex_lock(&img->move_lock);
+	WRITE_ONCE(img->moving, guest);
+	/* Lookups that did not see it have been counted, if they write. */
+	qc_epoch_drain(img);
+}
+
+void qc_l2_move_end(struct qc_image *img)
+{
+	/* Who sees it sees the new entry: pairs with lookup_slice() */
+	smp_store_release(&img->moving, U64_MAX);
+	mutex_unlock(&img->move_lock);
 }
 
 /* Write the contents of a new table: zeroes, or a copy of the old one. */

@@ -122,6 +122,23 @@ int qc_l2_load(struct qc_image *img, u64 guest);
 int qc_l2_find(struct qc_image *img, u64 guest, u64 len, struct qc_extent *ext);
 
 /**
+ * qc_l2_move_begin() - a guest cluster that is owned gets another host cluster
+ * @img: the image, writable
+ * @guest: byte offset of the cluster, which is range locked
+ *
+ * Guests write in place without a range lock.  From now on nobody does so here:
+ * lookups find QC_MAP_DATA instead of QC_MAP_OWNED.  When this returns, no such
+ * write is in flight any more, and what the cluster has can be copied.
+ *
+ * Context: may sleep until all I/O to the image's host clusters has ended that is
+ * in flight; qc_l2_move_end() is due.
+ */
+void qc_l2_move_begin(struct qc_image *img, u64 guest);
+
+/** qc_l2_move_end() - the entry has changed, or stays as it was */
+void qc_l2_move_end(struct qc_image *img);
+
+/**
  * qc_l2_complain() - log why a guest offset is QC_MAP_BAD
  * @img: the image
  * @guest: byte offset

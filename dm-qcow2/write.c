@@ -169,6 +169,7 @@ static s64 alloc_range(struct qc_io *io, u64 len, enum qc_fill fill)
 		.fill = fill,
 		.start = round_down(io->pos, img->h.cluster_size),
 	};
+	bool moves;
 	int err;
 
 	len = min(len, qc_slice_left(img, io->pos));
@@ -180,8 +181,14 @@ static s64 alloc_range(struct qc_io *io, u64 len, enum qc_fill fill)
 		p.len = ext.len;
 		p.clusters = qc_clusters_of(img, io->pos, io->pos + p.len);
 		p.whole = ext.map == QC_MAP_PACKED;
+		/* What it has on the device may be the image's own. */
+		moves = ext.beyond && !img->external;
+		if (moves)
+			qc_l2_move_begin(img, p.start);
 		err = img->raw_data ? raw_data_prepare(io, &p) :
 			qc_piece_write(io, &p, qc_kept_host(&ext));
+		if (moves)
+			qc_l2_move_end(img);
 	}
 	qc_io_unlock(img, io);
 	if (err)

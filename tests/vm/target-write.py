@@ -392,6 +392,34 @@ for what in written_behind, zeroed_behind, zeroed_whole, discarded_whole:
                   an_owned_cluster_that_the_device_ends_in, options, what)
 
 
+def a_write_across_the_end_of_the_device(options):
+    """Its first part is still on its way to where the cluster is when the rest
+    gets that another place, with all that it has."""
+    fx.run("modprobe", "dm-delay")
+    fx.create("image", 256 * KIB, **options)
+    fx.qemu_io("image", "write -P 1 0 256k", "discard 0 64k")
+    os.truncate("image", os.path.getsize("image") - 60 * KIB)
+    model = bytearray(64 * KIB) + b"\1" * (128 * KIB + 4096) + bytes(60 * KIB)
+    layers = [("qcow2", "image")]
+    chain = fx.Chain(layers, len(model), ["error_if_no_space"])
+    # Writes take their time.
+    chain.loops = {"image": fx.Stacked("image", "delay {0} 0 0 {0} 0 300")}
+    dev = chain.open()
+    try:
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        write_both(dev, model, 194 * KIB, fx.pattern("new", 4 * KIB))
+        ktap.same_bytes(dev.read_all(), bytes(model), "written")
+        dev.flush()
+    finally:
+        chain.close()
+    written_correctly(layers, model)
+
+
+for title, options in ("standard", {}), ("subclusters", {"extended_l2": "on"}):
+    ktap.case(f"a write across the end of the device: {title}",
+              a_write_across_the_end_of_the_device, options)
+
+
 @ktap.test
 def a_kept_cluster_that_the_device_ends_in():
     """It can be written when the device is as long as the image needs it."""
