@@ -509,6 +509,9 @@ static enum step drop_clusters(struct qc_io *io, u64 len)
 	if (!qc_io_lock(img, io, len))
 		return STEP_DEFERRED;
 	err = qc_l2_find(img, io->pos, len, &ext);
+	/* Where the device ends in a cluster, the rest goes with the first part. */
+	if (!err)
+		ext.len = min(len, qc_change_len(img, io->pos, ext.len));
 	if (!err && !t->explicit_zeroes)
 		err = zero_below(t, 1, io->pos, ext.len, &zero);
 	if (!err && zero < ext.len) {

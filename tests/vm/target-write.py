@@ -420,6 +420,29 @@ for title, options in ("standard", {}), ("subclusters", {"extended_l2": "on"}):
               a_write_across_the_end_of_the_device, options)
 
 
+def a_cluster_that_the_device_ends_in_over_a_base(change):
+    """It goes as a whole: what it hides behind the end is not to be seen."""
+    fx.create("base", 256 * KIB, cluster_size=4096)
+    fx.qemu_io("base", "write -P 2 0 192k", "write -P 3 196k 60k")
+    fx.pad("base")
+    fx.create("top", 256 * KIB, backing="base")
+    fx.qemu_io("top", "write -P 1 0 256k", "discard 0 64k")
+    os.truncate("top", os.path.getsize("top") - 60 * KIB)
+    model = bytearray(64 * KIB) + b"\1" * (128 * KIB + 4096) + bytes(60 * KIB)
+    layers = [("qcow2", "top"), ("qcow2", "base")]
+    with fx.opened(layers, len(model), ["error_if_no_space"],
+                   room=512) as (_, dev):
+        ktap.same_bytes(dev.read_all(), bytes(model), "device")
+        change(dev, model)
+        ktap.same_bytes(dev.read_all(), bytes(model), "changed")
+    written_correctly(layers, model)
+
+
+for what in zeroed_whole, discarded_whole:
+    ktap.case(f"a cluster that the device ends in, over a base: {what.__name__}",
+              a_cluster_that_the_device_ends_in_over_a_base, what)
+
+
 @ktap.test
 def a_kept_cluster_that_the_device_ends_in():
     """It can be written when the device is as long as the image needs it."""
