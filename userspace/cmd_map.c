@@ -77,7 +77,7 @@ static void print_json(const struct printing *printing)
 	putchar('}');
 }
 
-/* Data alone; what is compressed lies at no one place. */
+/* Data alone; what is compressed or encrypted cannot be read at any place. */
 static void print_line(const struct printing *printing)
 {
 	const struct entry *entry = &printing->last;
@@ -89,6 +89,8 @@ static void print_line(const struct printing *printing)
 	printf("%#-16" PRIx64 "%#-16" PRIx64, extent->start, extent->length);
 	if (extent->packed)
 		printf("%-16s", "compressed");
+	else if (extent->offset == MAP_NOWHERE)
+		printf("%-16s", "encrypted");
 	else
 		printf("%#-16" PRIx64, extent->offset);
 	file = text_printable(printing->files[entry->depth]);

@@ -133,6 +133,35 @@ def map_of_layers_of_no_bytes():
     ktap.equal(json.loads(host.qcow2setup("map", mid, "--json")), [], "map")
 
 
+def encrypted(options, more):
+    """What is in the file where it lies is not what the guest has."""
+    path, base = f"{host.directory}/image", f"{host.directory}/base"
+    key = ["--object", "secret,id=key,data=abc"]
+    node = json.dumps({"driver": "qcow2", "encrypt.key-secret": "key",
+                       "file": {"driver": "file", "filename": path}})
+    host.qemu_img("create", "-q", "-f", "qcow2", base, "3M")
+    host.qemu_io(base, "write 2M 64k")
+    host.qemu_img("create", "-q", *key, "-f", "qcow2", "-b", base, "-F", "qcow2",
+                  "-o", "encrypt.format=luks,encrypt.key-secret=key,"
+                  "encrypt.iter-time=10" + options, path, "5M")
+    host.run_well("qemu-io", *key, "-c", "write 0 100k", "-c", more, "-c",
+                  "write -z 1472k 64k", "json:" + node)
+    want = json.loads(host.qemu_img("map", "--output=json", *key,
+                                    "json:" + node))
+    got = json.loads(host.qcow2setup("map", path, "--json"))
+    ktap.equal(len(got), len(want), f"number of entries: {got} {want}")
+    for ours, theirs in zip(got, want):
+        ktap.equal({key: ours.get(key) for key in theirs}, theirs, "entry")
+        ktap.equal("offset" in ours, "offset" in theirs, f"offset in {ours}")
+    out = host.qcow2setup("map", path)
+    ktap.check(f"encrypted       {path}\n" in out, out)
+
+
+ktap.case("map: encrypted", encrypted, "", "write -c 1M 64k")
+ktap.case("map: encrypted, and preallocated", encrypted,
+          ",extended_l2=on,preallocation=metadata", "write 4M 2k")
+
+
 def behind_the_end(bits):
     """Where QEMU reads zeroes, be it that a file was truncated"""
     path = f"{host.directory}/image"

@@ -165,8 +165,10 @@ int map_exact(struct map *map)
 	for (i = 0; i < map->count; i++) {
 		layer = &map->layers[i];
 		layer->exact = true;
+		/* A hole in what is encrypted reads as anything but zeroes. */
 		if (layer->image->format != FORMAT_QCOW2 ||
-		    image_external(layer->image))
+		    image_external(layer->image) ||
+		    image_encrypted(layer->image))
 			continue;
 		r = image_is_preallocated(layer->image);
 		if (r < 0)
@@ -245,7 +247,7 @@ static void set_place(const struct qcow2_header *h, uint64_t entry,
 	uint64_t has = qcow2_external(h) ? QCOW2_HOST_MASK : QCOW2_OFFSET_MASK;
 
 	extent->packed = entry & QCOW2_OFLAG_COMPRESSED;
-	if ((entry & has) && !extent->packed)
+	if ((entry & has) && !extent->packed && !h->crypt_method)
 		extent->offset = (entry & QCOW2_OFFSET_MASK) +
 			(extent->start & (h->cluster_size - 1));
 }

@@ -33,7 +33,8 @@ enum map_kind { MAP_NONE, MAP_ZERO, MAP_DATA };
  * @layer: index of the layer that has it; of the last one if none has
  * @offset: where it is in the image, or in its external data file, bytes, also of
  *	zeroes that have a place, and of what a layer has a place for, but nothing
- *	there; else MAP_NOWHERE
+ *	there; else MAP_NOWHERE, and so in an encrypted image, where it cannot be
+ *	read
  * @packed: it is compressed data, which has no place of its own
  * @hole: it is data, but the file has a hole there
  *
