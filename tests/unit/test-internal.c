@@ -163,6 +163,39 @@ static void test_refcounts(void **state)
 	run("qemu-img check -q build/internal/a");
 }
 
+/* Both snapshots and the present state have it, and apply counts once more. */
+static void test_no_refcount_left_to_apply(void **state)
+{
+	(void)state;
+	run("qemu-img create -q -f qcow2 -o refcount_bits=2 build/internal/a 1M");
+	run("qemu-io -c 'write -P 1 0 64k' build/internal/a >/dev/null");
+	assert_int_equal(edit(INTERNAL_CREATE, "one"), 0);
+	run("qemu-img resize -q build/internal/a 4M");
+	assert_int_equal(edit(INTERNAL_CREATE, "two"), 0);
+	run("qemu-io -c 'write -P 2 2M 1M' build/internal/a >/dev/null");
+	assert_int_equal(edit(INTERNAL_APPLY, "one"), -EOPNOTSUPP);
+	run("qemu-io -c 'read -P 2 2M 1M' build/internal/a | (! grep -q failed)");
+	run("qemu-img check -q build/internal/a");
+	assert_int_equal(edit(INTERNAL_DELETE, "two"), 0);
+	assert_int_equal(edit(INTERNAL_APPLY, "one"), 0);
+	run("qemu-img info build/internal/a | grep -q 'virtual size: 1 MiB'");
+	run("qemu-img check -q build/internal/a");
+}
+
+/* Two in one host cluster: a snapshot adds two references. */
+static void test_no_refcount_left_for_compressed(void **state)
+{
+	(void)state;
+	run("qemu-img create -q -f qcow2 -o refcount_bits=2 build/internal/a 4M");
+	run("qemu-io -c 'write -c -P 1 0 128k' build/internal/a >/dev/null");
+	assert_int_equal(edit(INTERNAL_CREATE, "one"), -EOPNOTSUPP);
+	expect_names("");
+	run("qemu-img check -q build/internal/a");
+	run("qemu-io -c 'write -P 1 0 128k' build/internal/a >/dev/null");
+	assert_int_equal(edit(INTERNAL_CREATE, "one"), 0);
+	run("qemu-img check -q build/internal/a");
+}
+
 static void test_bitmaps(void **state)
 {
 	(void)state;
@@ -268,6 +301,9 @@ int main(void)
 		cmocka_unit_test_setup(test_overlays, fresh),
 		cmocka_unit_test_setup(test_which, fresh),
 		cmocka_unit_test_setup(test_refcounts, fresh),
+		cmocka_unit_test_setup(test_no_refcount_left_to_apply, fresh),
+		cmocka_unit_test_setup(test_no_refcount_left_for_compressed,
+				       fresh),
 		cmocka_unit_test_setup(test_bitmaps, fresh),
 		cmocka_unit_test_setup(test_locked, fresh),
 		cmocka_unit_test_setup(test_unfit, fresh),

@@ -19,6 +19,7 @@
 #include "pivot.h"
 #include "qemu.h"
 #include "recover.h"
+#include "refroom.h"
 #include "report.h"
 #include "run.h"
 #include "state.h"
@@ -45,14 +46,31 @@ static const char *option_of(enum internal_action action)
 	return options[action];
 }
 
+/*
+ * qemu-img begins in any case, and gives up where a refcount cannot get higher: by
+ * then clusters are leaked, and apply has cut the image to the snapshot's size.
+ */
+static int check_room(const struct image *image, uint64_t l1_offset,
+		      uint32_t l1_size)
+{
+	int r = refroom_check(image, l1_offset, l1_size);
+
+	if (r)
+		return r < 0 ? r : 0;
+	return report_fail(EOPNOTSUPP,
+			   "%s has refcounts of %u bits, and clusters that are referred to as often as these can tell: delete an internal snapshot first, or make a copy with larger refcounts ('qemu-img convert -O qcow2 -o refcount_bits=16').",
+			   image->path, 1U << image->header.refcount_order);
+}
+
 /* A cluster that all of them have, and the active state, must be counted. */
 static int check_refcounts(const struct image *image)
 {
-	unsigned int bits = 1U << image->header.refcount_order;
+	const struct qcow2_header *h = &image->header;
+	unsigned int bits = 1U << h->refcount_order;
 	uint64_t most = bits < 64 ? (1ULL << bits) - 1 : UINT64_MAX;
 
-	if (image->header.nb_snapshots + 2 <= most)
-		return 0;
+	if (h->nb_snapshots + 2 <= most)
+		return check_room(image, h->l1_table_offset, h->l1_size);
 	return report_fail(EOPNOTSUPP,
 			   "%s has refcounts of %u bits: it cannot have more than %llu internal snapshots.",
 			   image->path, bits, (unsigned long long)most - 1);
@@ -95,7 +113,9 @@ static int choose_to_apply(struct internal *in, const struct snaptable *table,
 	in->argument = text_copy(snapshot->id);
 	if (snapshot->size > in->size)
 		in->size = snapshot->size;
-	return 0;
+	/* It refers to them once more before it drops the present state. */
+	return check_room(&in->image, snapshot->entry.l1_table_offset,
+			  snapshot->entry.l1_size);
 }
 
 /* It deletes by name, the first one that has it. */
