@@ -597,8 +597,24 @@ static int run(const struct command *command, struct arguments *args)
 			break;
 		r = command->run(args);
 	}
+	return r;
+}
+
+/* What was lost on the way counts as well, and leaves nothing for the last flush. */
+static int write_out(void)
+{
+	if (fflush(stdout) == EOF)
+		return report_errno(errno, "Cannot write the result");
+	return ferror(stdout) ?
+		report_fail(EIO, "Cannot write all of the result.") : 0;
+}
+
+static int exit_code(const struct command *command, int r)
+{
 	/* Its exit codes are others. */
-	return r < 0 && command->run == cmd_check ? CHECK_FAILED : r;
+	if (r < 0 && command && command->run == cmd_check)
+		return CHECK_FAILED;
+	return r > 0 ? r : (int)report_exit_code(r);
 }
 
 /* A layer takes up to four; what can be had is for root to say, not a default. */
@@ -617,7 +633,7 @@ int main(int argc, char **argv)
 	const struct command *command = NULL;
 	struct arguments args = { 0 };
 	char **marked = mark_size(&argc, argv);
-	int r;
+	int r, lost = 0;
 
 	args.job.unlock = &args.unlock;
 	open_standard_descriptors();
@@ -635,7 +651,7 @@ int main(int argc, char **argv)
 	free(args.search);
 	if (marked != argv)
 		free(marked);
-	if (fflush(stdout) == EOF && !r)
-		r = report_errno(errno, "Cannot write the result");
-	return r > 0 ? r : (int)report_exit_code(r);
+	if (r >= 0)
+		lost = write_out();
+	return exit_code(command, r ? r : lost);
 }

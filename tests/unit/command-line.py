@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""Command lines that are wrong: what is wrong with them is said."""
+"""Command lines that are wrong: what is wrong with them is said. So is what is
+wrong with the world around a right one."""
+
+import subprocess
 
 import host  # before the modules of lib/
 import ktap
@@ -64,6 +67,32 @@ def internal_takes_options_where_they_matter():
             "y")
     refused("Wrong number", "internal", "create", "vm")
     refused("list, create, apply", "internal", "make", "vm", "x")
+
+
+def to_full_disk(*args):
+    """Standard output is on a full disk: returns the errors, and the exit code."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([host.COMMAND, *args], stdout=full, text=True,
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return done.stderr, done.returncode
+
+
+@ktap.test
+def a_result_that_cannot_be_written_is_an_error():
+    host.qemu_img("create", "-q", "-f", "qcow2", f"{host.directory}/image",
+                  "1M")
+    for words in (["info"], ["info", "--json"], ["map"], ["tree"]):
+        err, code = to_full_disk(*words, f"{host.directory}/image")
+        ktap.equal(code, 4, f"exit code of {words}: {err}")
+        ktap.check("Cannot write" in err, f"no 'Cannot write' in: {err}")
+    err, code = to_full_disk("check", f"{host.directory}/image")
+    ktap.equal(code, 1, f"exit code of check: {err}")
+    # More than a buffer of stdio: nothing is left for the last flush.
+    host.chain_of(host.directory, 60)
+    for words in (["tree", host.directory, "--json"], ["--help"]):
+        err, code = to_full_disk(*words)
+        ktap.equal(code, 4, f"exit code of {words}: {err}")
+        ktap.check("Cannot write" in err, f"no 'Cannot write' in: {err}")
 
 
 host.main()
