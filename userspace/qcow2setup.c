@@ -163,7 +163,8 @@ static const struct command commands[] = {
 	  { OPT_BACKING, OPT_BACKING_FMT, OPT_OPTIONS, OPT_FORMAT,
 	    OPT_KEY_FILE },
 	  "IMAGE [SIZE] [-b BACKING -F FORMAT] [-o OPTIONS]\n"
-	  "             [--key-file FILE]",
+	  "             [--backing-format IMAGE=FORMAT]\n"
+	  "             [--key-file [IMAGE=]FILE]",
 	  "create an image (SIZE and OPTIONS as for qemu-img)" },
 	{ "resize", cmd_resize, 2, 2,
 	  { OPT_SHRINK, OPT_FORCE, OPT_SEARCH, OPT_NO_GROW, OPT_FORMAT,
@@ -245,19 +246,27 @@ static bool lists(const struct command *command, int option)
 			sizeof(command->options) / sizeof(int), option);
 }
 
-static void print_help(void)
+static void print_usage(FILE *to, const struct command *command)
+{
+	fprintf(to, "  %s%s%s%s%s\n", command->name, *command->usage ? " " : "",
+		command->usage, lists(command, OPT_CHAIN) ? chain_usage : "",
+		lists(command, OPT_USERS) ? user_usage : "");
+}
+
+/* Of one command, or of all */
+static void print_help(const struct command *only)
 {
 	unsigned int i;
 
 	puts("Usage: qcow2setup COMMAND [ARGUMENT]... [OPTION]...\n"
 	     "\n"
 	     "Makes block devices of qcow2 images.\n");
-	for (i = 0; i < COMMAND_COUNT; i++)
-		printf("  %s %s%s%s\n        %s\n", commands[i].name,
-		       commands[i].usage,
-		       lists(&commands[i], OPT_CHAIN) ? chain_usage : "",
-		       lists(&commands[i], OPT_USERS) ? user_usage : "",
-		       commands[i].what);
+	for (i = 0; i < COMMAND_COUNT; i++) {
+		if (only && only != &commands[i])
+			continue;
+		print_usage(stdout, &commands[i]);
+		printf("        %s\n", commands[i].what);
+	}
 	puts("\n"
 	     "  --json      print JSON\n"
 	     "  --help      print this text\n"
@@ -458,6 +467,14 @@ static int usage_error(void)
 	return -EINVAL;
 }
 
+/* Usages have several lines, which a message must not have. */
+static int refuse_words(const struct command *command)
+{
+	report_fail(EINVAL, "Wrong number of arguments. Usage:");
+	print_usage(stderr, command);
+	return usage_error();
+}
+
 static bool is_command(int argc, char **argv, const char *name)
 {
 	while (--argc > 0) {
@@ -523,14 +540,15 @@ static int parse(int argc, char **argv, struct arguments *args,
 		 const struct command **command)
 {
 	int seen[32], count = 0, option, words, i, r = 0;
+	bool help = false;
 
 	while (!r && (option = getopt_long(argc, argv, "hVb:F:o:u", options,
 					   NULL)) != -1) {
 		if (option == '?')
 			return usage_error();
 		if (option == OPT_HELP) {
-			print_help();
-			return 0;
+			help = true;
+			continue;
 		}
 		if (option == OPT_VERSION) {
 			puts("qcow2setup " QCOW2SETUP_VERSION);
@@ -543,6 +561,11 @@ static int parse(int argc, char **argv, struct arguments *args,
 	if (r < 0)
 		return r;
 	*command = optind < argc ? find_command(argv[optind]) : NULL;
+	if (help) {
+		print_help(*command);
+		*command = NULL;
+		return 0;
+	}
 	if (!*command) {
 		if (optind < argc)
 			report_fail(EINVAL, "Unknown command '%s'.",
@@ -552,11 +575,8 @@ static int parse(int argc, char **argv, struct arguments *args,
 		return usage_error();
 	}
 	words = argc - optind - 1;
-	if (words < (*command)->least || words > (*command)->most) {
-		report_fail(EINVAL, "Wrong number of arguments: %s %s",
-			    (*command)->name, (*command)->usage);
-		return usage_error();
-	}
+	if (words < (*command)->least || words > (*command)->most)
+		return refuse_words(*command);
 	args->all_words = argv + optind + 1;
 	args->word_count = words;
 	for (i = 0; i < words && i < WORDS_MAX; i++)

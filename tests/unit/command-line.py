@@ -3,6 +3,8 @@
 """Command lines that are wrong: what is wrong with them is said. So is what is
 wrong with the world around a right one."""
 
+import os
+import re
 import subprocess
 
 import host  # before the modules of lib/
@@ -67,6 +69,78 @@ def internal_takes_options_where_they_matter():
             "y")
     refused("Wrong number", "internal", "create", "vm")
     refused("list, create, apply", "internal", "make", "vm", "x")
+
+
+OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][a-z-]*")
+MANUAL = os.path.join(host.TESTS, "..", "Documentation", "qcow2setup.8")
+
+
+def options_by_command(text, start):
+    """Of each command the options in its lines, which begin with its name."""
+    found = {}
+    for name, words in re.findall(f"\n{start}(\\w+)(.*?)(?=\n{start}|\\Z)", text,
+                                  re.DOTALL):
+        found.setdefault(name, set()).update(OPTION.findall(words))
+    return found
+
+
+def usages():
+    """The help, without what the commands do"""
+    text = host.qcow2setup("--help")
+    text = text[text.index("\n  "):text.index("\n  --json")]
+    return re.sub(r"\n {8}\w.*", "", text)
+
+
+def options_of_help():
+    return options_by_command(usages(), r"  (?=\w)")
+
+
+def options_of_manual():
+    with open(MANUAL) as f:
+        text = re.sub(r"\\c\n", "", f.read()).replace("\\-", "-")
+    text = text[text.index(".SH SYNOPSIS"):text.index("\n.PP")]
+    return options_by_command(text, r"\.B qcow2setup ")
+
+
+VALUES = {"--no-space": "error", "--backing-format": "a=raw",
+          "--bandwidth": "1"}
+
+
+def takes(command, words, option, refused_one):
+    """Two options, the second of which the command does not take: the one that it
+    complains of tells."""
+    out, _ = host.run(host.COMMAND, command, *words, *option, refused_one)
+    ktap.check("is not an option of" in out, out)
+    return f"{option[0]} is not" not in out
+
+
+@ktap.test
+def options_that_are_taken_are_told_of():
+    usage, manual, text = options_of_help(), options_of_manual(), usages()
+    ktap.equal(manual, usage, "options in the manual")
+    least = {"list": 0, "jobs": 0, "open": 2, "resize": 2, "internal": 2,
+             "delete": 2, "copy": 2, "revert": 3}
+    for option in sorted(set().union(*usage.values())):
+        words = [option]
+        if re.search(rf"[\[ ]{option}[ =]\[?\w", text):
+            words.append(VALUES.get(option, "x"))
+        for command, options in usage.items():
+            other = next(o for o in ("--partitions", "--clean", "--shrink")
+                         if o != option and o not in options)
+            taken = takes(command, ["x"] * least.get(command, 1), words, other)
+            ktap.equal(taken, option in options, f"{command} {option}")
+
+
+@ktap.test
+def usages_have_lines():
+    for command in options_of_help():
+        if command in ("list", "jobs"):
+            continue
+        out, code = host.run(host.COMMAND, command)
+        ktap.equal(code, 1, f"exit code: {out}")
+        ktap.check("?" not in out and f"\n  {command} " in out, out)
+        out = host.qcow2setup(command, "--help")
+        ktap.equal(re.findall(r"(?m)^  (\w+)", out), [command], "help")
 
 
 def to_full_disk(*args):
