@@ -3,6 +3,7 @@
  * list: the open devices.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "commands.h"
@@ -27,15 +28,16 @@ static struct json_object *describe(const struct device *device)
 
 static void print_line(const struct device *device)
 {
+	char *path = text_printable(device->layers[0].path);
 	char size[SIZE_TEXT];
 
 	printf("%-20s %-4s %10s %6u  %s%s%s%s\n", device->name,
 	       device->dm.read_only ? "ro" : "rw",
 	       size_text(device->sectors * 512, size), device->count,
-	       device->layers[0].path,
-	       device->snapshot ? ", snapshot " : "",
+	       path, device->snapshot ? ", snapshot " : "",
 	       device->snapshot ? device->snapshot : "",
 	       device->dm.suspended ? " (suspended)" : "");
+	free(path);
 }
 
 static bool visit(const char *name, void *data)

@@ -53,9 +53,12 @@ static void print_result(const char *name, const char *overlay,
 			 const char *backing, const char *kept, bool json)
 {
 	struct json_object *object;
+	char *path;
 
 	if (!json) {
-		printf("Kept: %s\n", kept);
+		path = text_printable(kept);
+		printf("Kept: %s\n", path);
+		free(path);
 		return;
 	}
 	object = json_object_new_object();

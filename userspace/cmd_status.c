@@ -141,8 +141,10 @@ static void print_file(const struct image_id *id, const char *path)
 static void print_data(const struct device_layer *layer)
 {
 	char *device = path_of_device(layer->data);
+	char *path = text_printable(layer->data_path);
 
-	printf("            data in %s, %s\n", layer->data_path, device);
+	printf("            data in %s, %s\n", path, device);
+	free(path);
 	print_file(&layer->data_id, layer->data_path);
 	free(device);
 }
@@ -158,9 +160,11 @@ static void print_crypt(const struct device_layer *layer)
 static void print_layer(const struct device_layer *layer, unsigned int number)
 {
 	char *device = path_of_device(layer->device);
+	char *path = text_printable(layer->path);
 
-	printf("  layer %u:  %s, %s, %s\n", number, layer->path,
+	printf("  layer %u:  %s, %s, %s\n", number, path,
 	       format_name(layer->format), device);
+	free(path);
 	print_file(&layer->id, layer->path);
 	if (layer->data_path)
 		print_data(layer);

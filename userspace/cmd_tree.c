@@ -106,9 +106,11 @@ static void print_uses(const struct forest_image *image)
 static void print_image(const struct forest_image *image,
 			const struct forest_image *below)
 {
+	char *name = text_printable(short_name(image, below));
 	char size[SIZE_TEXT], allocated[SIZE_TEXT];
 
-	printf("%s  ", short_name(image, below));
+	printf("%s  ", name);
+	free(name);
 	if (image->missing) {
 		puts("missing");
 		return;

@@ -64,6 +64,19 @@ def what_an_image_says_is_no_command_to_the_terminal():
     ktap.check("backing file: x?encrypted?[2J? (actual" in out, out)
     out = said("info", path, "--backing-chain").decode()
     ktap.check("x?encrypted?[2J? of" in out, out)
+    out = said("tree", directory()).decode()
+    ktap.equal(out.splitlines()[0],
+               f"{host.directory}/x?encrypted?[2J?  missing", "tree")
+
+
+@ktap.test
+def what_a_file_is_called_is_no_command_to_the_terminal():
+    path = create("a\x9b2J\nb\x1bc é€".encode())
+    for words in (["info", path], ["tree", directory()],
+                  ["snapshot", path, directory() + b"/new", "--dry-run"]):
+        out = said(*words).decode()
+        ktap.check("a??2J?b?c é€" in out, ascii(out))
+        ktap.check("\x1b" not in out and "\x9b" not in out, ascii(out))
 
 
 # A noncharacter, as well, and what JSON has escapes for

@@ -89,25 +89,30 @@ void fate_link(struct json_object *plan, const char *path, const char *link)
 static void print_list(struct json_object *plan, unsigned int fate,
 		       const char *word)
 {
-	struct json_object *list = list_of(plan, fate);
+	struct json_object *list = list_of(plan, fate), *image;
+	char *path;
 	size_t i;
 
-	for (i = 0; i < json_object_array_length(list); i++)
-		printf("%s: %s\n", word,
-		       json_object_get_string(json_object_array_get_idx(list,
-									i)));
+	for (i = 0; i < json_object_array_length(list); i++) {
+		image = json_object_array_get_idx(list, i);
+		path = text_printable(json_object_get_string(image));
+		printf("%s: %s\n", word, path);
+		free(path);
+	}
 }
 
 static void print_link(struct json_object *plan)
 {
 	struct json_object *relink;
-	const char *link;
+	char *image, *link;
 
 	if (!json_object_object_get_ex(plan, "relinked", &relink))
 		return;
-	link = json_string(relink, "backing-file");
-	printf("link: %s to %s\n", json_string(relink, "image"),
-	       link ? link : "none");
+	image = text_printable(json_string(relink, "image"));
+	link = text_printable(json_string(relink, "backing-file"));
+	printf("link: %s to %s\n", image, link ? link : "none");
+	free(link);
+	free(image);
 }
 
 static void print_size(struct json_object *plan, const char *key,

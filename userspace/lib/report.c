@@ -23,6 +23,12 @@ bool report_muted(void)
 	return muted;
 }
 
+/* U+0080 to U+009F, as UTF-8 has them: U+009B is as good as ESC [. */
+static bool is_control2(const unsigned char *p)
+{
+	return p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f;
+}
+
 /* Much of it may come from images, and do to a terminal what it likes. */
 static char *printable(char *string)
 {
@@ -31,6 +37,8 @@ static char *printable(char *string)
 	for (p = string; *p; p++) {
 		if (iscntrl((unsigned char)*p))
 			*p = '?';
+		else if (is_control2((unsigned char *)p))
+			p = memset(p, '?', 2) + 1;
 	}
 	return string;
 }
