@@ -247,6 +247,10 @@ static int add_path(struct view *view, const char *word)
 		r = report_errno(errno, "Cannot read %s", word);
 	} else if (S_ISDIR(st.st_mode)) {
 		r = forest_add_directory(&view->forest, path, true);
+	} else if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+		r = report_fail(ENOTBLK,
+				"%s is neither a directory, a file nor a block device.",
+				word);
 	} else {
 		top = forest_add(&view->forest, path, FORMAT_UNKNOWN);
 		r = add_directory_of(view, path);

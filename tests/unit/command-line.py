@@ -169,4 +169,19 @@ def a_result_that_cannot_be_written_is_an_error():
         ktap.check("Cannot write" in err, f"no 'Cannot write' in: {err}")
 
 
+@ktap.test
+def what_is_no_image_is_called_what_it_is():
+    fifo = f"{host.directory}/fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, host.directory, "/dev/null"):
+        out, code = host.run(host.COMMAND, "check", path)
+        ktap.equal(code, 1, f"exit code of check: {out}")
+        ktap.equal(out, f"{path} is neither a file nor a block device.\n",
+                   "message")
+    for path in (fifo, "/dev/null"):
+        out, code = host.run(host.COMMAND, "tree", path)
+        ktap.equal(code, 4, f"exit code of tree: {out}")
+        ktap.check("is neither a directory, a file nor" in out, out)
+
+
 host.main()

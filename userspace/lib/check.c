@@ -107,7 +107,8 @@ int check_image(const char *path, struct unlock *unlock, bool repair,
 	memset(result, 0, sizeof(*result));
 	result->outcome = CHECK_FAILED;
 	r = image_open_damaged(path, &image);
-	if (r < 0 && image.fd >= 0 && !is_qcow2(&image))
+	/* It could be read, but has no header, or no good one. */
+	if (r == -EMEDIUMTYPE && !is_qcow2(&image))
 		result->outcome = CHECK_UNSUPPORTED;
 	if (!r)
 		r = check_possible(&image);
