@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "device.h"
@@ -112,7 +113,7 @@ static void print_image(const struct forest_image *image,
 	printf("%s  ", name);
 	free(name);
 	if (image->missing) {
-		puts("missing");
+		puts(access(image->path, F_OK) ? "missing" : "cannot be read");
 		return;
 	}
 	printf("%s, %s", image->format == FORMAT_UNKNOWN ? "format unknown" :

@@ -6,6 +6,7 @@ wrong with the world around a right one."""
 import os
 import re
 import subprocess
+import tempfile
 
 import host  # before the modules of lib/
 import ktap
@@ -182,6 +183,36 @@ def what_is_no_image_is_called_what_it_is():
         out, code = host.run(host.COMMAND, "tree", path)
         ktap.equal(code, 4, f"exit code of tree: {out}")
         ktap.check("is neither a directory, a file nor" in out, out)
+
+
+def nobody(*args):
+    """As a user who cannot even look at where the program is"""
+    program = os.open(host.COMMAND, os.O_RDONLY)
+    done = subprocess.run([host.COMMAND, *args], text=True, user=65534,
+                          group=65534, extra_groups=[], pass_fds=[program],
+                          executable=f"/proc/self/fd/{program}",
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    os.close(program)
+    return done.stdout, done.returncode
+
+
+@ktap.test
+def who_is_not_root_is_told_so():
+    with tempfile.TemporaryDirectory() as inside:
+        os.chmod(inside, 0o755)
+        host.qemu_img("create", "-q", "-f", "raw", f"{inside}/base", "1M")
+        os.chmod(f"{inside}/base", 0o600)
+        host.qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw",
+                      f"{inside}/image")
+        for words in (["check"], ["resize", "+1M"], ["info"]):
+            image = "base" if words == ["info"] else "image"
+            out, code = nobody(words[0], f"{inside}/{image}", *words[1:])
+            ktap.equal(code, 1 if words == ["check"] else 2, f"exit code: {out}")
+            ktap.check("Permission denied (you are not root)" in out, out)
+        out, code = nobody("tree", f"{inside}/image")
+        ktap.equal(code, 0, f"exit code: {out}")
+        ktap.check(f"{inside}/base  cannot be read" in out, out)
 
 
 host.main()

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool muted;
 
@@ -70,11 +71,16 @@ int report_fail(int error, const char *format, ...)
 
 int report_errno(int error, const char *format, ...)
 {
+	bool denied = error == EPERM || error == EACCES;
 	va_list args;
+	char *why;
 
+	why = text("%s%s", strerror(error),
+		   denied && geteuid() ? " (you are not root)" : "");
 	va_start(args, format);
-	print(format, args, strerror(error));
+	print(format, args, why);
 	va_end(args);
+	free(why);
 	return -error;
 }
 
