@@ -298,6 +298,8 @@ static int check_arguments(const struct arguments *args)
 				   "--no-space=error and %s do not go together: what is only read needs no space.",
 				   args->snapshot ? "--snapshot" :
 				   "--read-only");
+	if (!*args->words[0])
+		return report_fail(EINVAL, "The name of the image is empty.");
 	if (!is_path(args->words[0]) && access(args->words[0], F_OK) < 0)
 		return report_fail(ENOENT, "%s does not exist.",
 				   args->words[0]);

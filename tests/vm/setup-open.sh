@@ -101,6 +101,24 @@ test_parameters()
 	qcow2setup close vm
 }
 
+test_module_is_missing()
+{
+	local modprobe
+
+	chain
+	modprobe=$(cat /proc/sys/kernel/modprobe)
+	rmmod dm_qcow2
+	echo /bin/false >/proc/sys/kernel/modprobe
+	exits 4 'is the module dm-qcow2 installed' \
+		qcow2setup open ./top.qcow2 vm
+	echo "$modprobe" >/proc/sys/kernel/modprobe
+	nothing_left
+	modprobe dm-qcow2
+	qcow2setup open ./top.qcow2 vm
+	qcow2setup close vm
+	exits 1 'image is empty' qcow2setup open '' vm
+}
+
 test_read_only_is_shared()
 {
 	chain

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "report.h"
@@ -157,6 +158,43 @@ static int task_do(struct dm_task *task, bool udev, const char *what,
 	return error == EINVAL ? -EIO : -error;
 }
 
+/* Return: whether the kernel has a target now, or nobody can tell */
+static bool target_known(const char *target)
+{
+	struct dm_task *task = task_new(DM_DEVICE_LIST_VERSIONS, NULL);
+	struct dm_versions *version, *last;
+	bool known = true;
+
+	if (task && dm_task_run(task)) {
+		version = dm_task_get_versions(task);
+		do {
+			last = version;
+			known = !strcmp(version->name, target);
+			version = (void *)((char *)version + version->next);
+		} while (!known && version != last);
+	}
+	if (task)
+		dm_task_destroy(task);
+	return known;
+}
+
+/* The kernel has tried to load the module; all it says is "Invalid argument". */
+static void tell_missing(const struct dm_segment *segments, unsigned int count)
+{
+	struct utsname kernel;
+	unsigned int i;
+
+	for (i = 0; i < count; i++) {
+		if (target_known(segments[i].target) || uname(&kernel) < 0)
+			continue;
+		report_fail(ENOPKG,
+			    "The kernel has no target '%s': is the module dm-%s installed for Linux %s ('modprobe dm-%s' tells)?",
+			    segments[i].target, segments[i].target,
+			    kernel.release, segments[i].target);
+		return;
+	}
+}
+
 static int task_add_segment(struct dm_task *task,
 			    const struct dm_segment *segment)
 {
@@ -178,8 +216,12 @@ int dm_create(const char *name, const char *uuid, bool read_only,
 		r = report_memory();
 	for (i = 0; i < count && !r; i++)
 		r = task_add_segment(task, &segments[i]);
-	if (!r)
-		return task_do(task, true, "create", name);
+	if (!r) {
+		r = task_do(task, true, "create", name);
+		if (r < 0)
+			tell_missing(segments, count);
+		return r;
+	}
 	if (task)
 		dm_task_destroy(task);
 	return r;
@@ -194,8 +236,12 @@ int dm_load(const char *name, bool read_only, const struct dm_segment *segment)
 		r = report_memory();
 	if (!r)
 		r = task_add_segment(task, segment);
-	if (!r)
-		return task_do(task, false, "load a table into", name);
+	if (!r) {
+		r = task_do(task, false, "load a table into", name);
+		if (r < 0)
+			tell_missing(segment, 1);
+		return r;
+	}
 	if (task)
 		dm_task_destroy(task);
 	return r;
