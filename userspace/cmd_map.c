@@ -178,10 +178,9 @@ static int print_map(const struct chain *chain, char **files, bool json)
 	}
 	if (printing.last.extent.length)
 		print_last(&printing);
-	if (json && !r)
+	/* What was found is JSON, too, where the rest cannot be read. */
+	if (json && (!r || !printing.first))
 		puts(printing.first ? "[]" : "]");
-	else if (json && !printing.first)
-		puts("");
 	map_close(map);
 	return r;
 }

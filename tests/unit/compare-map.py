@@ -5,6 +5,7 @@
 import json
 import os
 import random
+import subprocess
 
 import host  # before the modules of lib
 from host import KIB, MIB
@@ -160,6 +161,26 @@ def encrypted(options, more):
 ktap.case("map: encrypted", encrypted, "", "write -c 1M 64k")
 ktap.case("map: encrypted, and preallocated", encrypted,
           ",extended_l2=on,preallocation=metadata", "write 4M 2k")
+
+
+@ktap.test
+def map_of_what_can_be_read():
+    path = f"{host.directory}/image"
+    host.qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512",
+                  path, "1M")
+    # Each has its L2 table; behind the second table the first entry is no place.
+    host.qemu_io(path, "write 0 512", "write 64k 512")
+    with open(path, "r+b") as f:
+        f.seek(40)
+        f.seek(int.from_bytes(f.read(8), "big") + 2 * 8)
+        table = int.from_bytes(f.read(8), "big") & (1 << 56) - 512
+        f.seek(table)
+        f.write((1 << 63 | 0x301).to_bytes(8, "big"))
+    done = subprocess.run([host.COMMAND, "map", path, "--json"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    ktap.equal(done.returncode, 4, "exit code")
+    ktap.check(b"L2" in done.stderr, done.stderr)
+    ktap.check(json.loads(done.stdout)[0]["data"], done.stdout)
 
 
 def behind_the_end(bits):
