@@ -310,6 +310,37 @@ test_reboot()
 	all_gone
 }
 
+# The commit was killed long before its end, and the image below is opened by the name
+# of the device: that is no sign of a commit.
+test_killed_and_base_opened()
+{
+	local before commit=(qcow2setup commit vm --delete)
+
+	qemu-img create -q -f qcow2 base 24M
+	qemu-img create -q -f qcow2 -b base -F qcow2 top
+	qemu-io -c 'write -P 1 0 16M' top >/dev/null
+	before=$(contents top qcow2)
+	qcow2setup open ./top vm
+	"${commit[@]}" --bandwidth 256K &
+	sleep 3
+	kill -KILL $!
+	wait $! || true
+	qcow2setup close vm
+	qcow2setup open ./base vm --read-only
+	qcow2setup list
+	exits 1 'has no backing file' "${commit[@]}" --bandwidth 256K
+	qcow2setup close vm
+	test -e top
+	equal "$(contents top qcow2)" "$before" "contents"
+	qcow2setup open ./top vm
+	"${commit[@]}" | grep "deleted: $PWD/top"
+	fails test -e top
+	equal "$(device_contents vm)" "$before" "contents of the base"
+	qcow2setup close vm
+	check_images base
+	all_gone
+}
+
 # longer_base: a top image of 1M over a base of 2M, which has something everywhere
 longer_base()
 {

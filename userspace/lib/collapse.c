@@ -195,11 +195,13 @@ static struct json_object *notes_of(const struct collapse *collapse,
 				    struct json_object *plan)
 {
 	struct json_object *result = layers_json(&collapse->live->chain);
-	struct json_object *gone;
+	struct json_object *gone, *notes;
 
 	gone = layers_json_take(result, collapse->first + collapse->up,
 				collapse->last - collapse->first);
-	return finish_notes(result, gone, collapse->live->left, plan);
+	notes = finish_notes(result, gone, collapse->live->left, plan);
+	json_set_bool(notes, "emptied", !collapse->first && !collapse->up);
+	return notes;
 }
 
 /* What this command had merged already when it was killed goes the same way. */

@@ -55,7 +55,7 @@ static bool is_result(struct json_object *notes, const struct chain *chain)
 		if (!image_id_equal(&id, &chain->layers[i].id))
 			return false;
 	}
-	return true;
+	return leftover_has_left(notes, chain);
 }
 
 /* The plan names files as the layers do. */

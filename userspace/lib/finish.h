@@ -5,6 +5,7 @@
  *
  *   chain      the layers of the chain to be
  *   gone       those of the old one that are not part of it
+ *   emptied    the first of these was the top image: it is empty then
  *   left       those that another such job had taken out before
  *   plan       what becomes of the images (fate.h)
  *   finished   the files that were to be deleted are

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "image.h"
 #include "job.h"
 #include "layerlist.h"
+#include "report.h"
 
 static struct json_object *member(struct json_object *object, const char *key)
 {
@@ -47,6 +49,33 @@ static size_t count_in_chain(const struct chain *chain,
 	return count;
 }
 
+static bool is_empty(const char *path)
+{
+	bool muted = report_muted(), empty;
+	struct image image;
+
+	report_mute(true);
+	empty = image_open(path, FORMAT_QCOW2, &image) == 0 &&
+		image_is_empty(&image) > 0;
+	report_mute(muted);
+	image_close(&image);
+	return empty;
+}
+
+bool leftover_has_left(struct json_object *notes, const struct chain *chain)
+{
+	struct json_object *gone = member(notes, "gone"), *top;
+	const char *path;
+
+	if (!json_object_get_boolean(member(notes, "emptied")) ||
+	    !json_object_is_type(gone, json_type_array))
+		return true;
+	top = json_object_array_get_idx(gone, 0);
+	path = top ? json_string(top, "path") : NULL;
+	return !path || in_chain(chain, top) || !layer_json_is_at(top, path) ||
+		is_empty(path);
+}
+
 /* The chain to be, and perhaps some of the layers that are to go, but no others */
 static bool is_on_the_way(struct json_object *notes, const struct chain *chain)
 {
@@ -55,7 +84,7 @@ static bool is_on_the_way(struct json_object *notes, const struct chain *chain)
 
 	return result && kept == json_object_array_length(result) &&
 		kept + count_in_chain(chain, member(notes, "gone")) ==
-		chain->count;
+		chain->count && leftover_has_left(notes, chain);
 }
 
 static void add_gone(struct json_object **left, const struct chain *chain,

@@ -22,6 +22,19 @@
 struct json_object *leftover_notes(const struct job_record *record);
 
 /**
+ * leftover_has_left() - has the chain left its top image by what the job did?
+ * @notes: of the job
+ * @chain: its layers now
+ *
+ * No link on disk tells: who opens the image below by the same name has the same
+ * chain, and the job perhaps had copied next to nothing.  But the image that was left
+ * is empty.
+ *
+ * Return: false if it is still there and has data; true for all other jobs.
+ */
+bool leftover_has_left(struct json_object *notes, const struct chain *chain);
+
+/**
  * leftover_layers() - layers that the last job of a chain has taken out of it
  * @subject: the chain, as for job_begin()
  * @chain: its layers now
