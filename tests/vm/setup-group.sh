@@ -260,6 +260,24 @@ test_guest_agent()
 	nothing_left
 }
 
+# The snapshot is there, whatever fails then: the device that it is on stays locked.
+test_locks_when_thawing_fails()
+{
+	modprobe brd rd_nr=1 rd_size=40960
+	open_all a
+	agent s1 log1 thaw
+	one=$!
+	exits 4 'Cannot thaw s1' qcow2setup snapshot a=/dev/ram0 --qga s1
+	kill "$one"
+	equal "$(layers a)" "ram0 a.qcow2" "layers"
+	equal "$(locked /dev/ram0)" "100-101 103-103 201-201 203-203" "locks"
+	qcow2setup list
+	exits 1 'lock' qemu-io -f qcow2 -c 'write 0 512' /dev/ram0
+	qcow2setup close a
+	nothing_left
+	rmmod brd
+}
+
 # A socket whose queue is full, since nobody accepts
 test_agent_that_does_not_accept()
 {

@@ -590,13 +590,31 @@ int attach_extend(const struct image *image, uint64_t length)
 	return r;
 }
 
+typedef bool (*user_fn)(const struct image_user *user);
+
+/* Who needs a loop device of this kind? */
+static user_fn users_of(enum loop_kind kind)
+{
+	if (kind == LOOP_HOLD_WRITE)
+		return device_user_writes;
+	return kind == LOOP_HOLD_READ ? device_user_reads : device_user_any;
+}
+
+/* A table may have become active, and what came then have failed. */
+static bool is_held(const struct loop *loop)
+{
+	struct image_user user;
+
+	return device_uses_so(&loop->id, users_of(loop->kind), &user);
+}
+
 void attach_release(struct attachment *attachment, bool used)
 {
 	crypt_release(&attachment->crypt);
 	if (attachment->data)
 		attach_release(attachment->data, used);
 	free(attachment->data);
-	if (attachment->holder && !used)
+	if (attachment->holder && !used && !is_held(&attachment->loop))
 		loop_clear(&attachment->loop);
 	if (attachment->hold >= 0)
 		close(attachment->hold);
@@ -608,14 +626,9 @@ void attach_release(struct attachment *attachment, bool used)
 
 static bool is_used(const struct loop_note *note, const struct devices *devices)
 {
-	bool (*counts)(const struct image_user *user) = device_user_any;
 	struct image_user user;
 
-	if (note->kind == LOOP_HOLD_WRITE)
-		counts = device_user_writes;
-	else if (note->kind == LOOP_HOLD_READ)
-		counts = device_user_reads;
-	return devices_use(devices, &note->id, counts, &user);
+	return devices_use(devices, &note->id, users_of(note->kind), &user);
 }
 
 /* Those of some kinds that no device uses; the devices are looked at last. */
