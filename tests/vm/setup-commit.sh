@@ -397,6 +397,25 @@ test_active_into_a_longer_raw_base()
 	all_gone
 }
 
+# The rest of a block device is zeroed while other commands may run: who has it from
+# then on is locked all the same.
+test_active_into_a_longer_raw_device()
+{
+	modprobe brd rd_nr=1 rd_size=24576
+	dd if=/dev/zero of=/dev/ram0 bs=1M count=24 oflag=direct status=none
+	qemu-img create -q -f qcow2 -b /dev/ram0 -F raw top 16M
+	qemu-io -c 'write -P 5 512k 64k' top >/dev/null
+	qcow2setup open ./top vm
+	qcow2setup commit vm
+	qcow2setup list
+	equal "$(locked /dev/ram0)" "100-101 103-103 201-201 203-203" "locks"
+	exits 1 'lock' qemu-io -f raw -c 'write 0 512' /dev/ram0
+	io vm -c 'read -P 5 512k 64k' -c 'read -P 0 1M 15M'
+	qcow2setup close vm
+	all_gone
+	rmmod brd
+}
+
 # A block device that was only read is written from now on.
 test_active_raw_device()
 {

@@ -532,6 +532,16 @@ static int write_one(const struct image *image, bool grow,
 	return r;
 }
 
+int attach_hold_again(const struct image *image, struct attachment *attachment)
+{
+	if (!attachment->holder)
+		return 0;
+	loop_clear(&attachment->loop);
+	loop_close(&attachment->loop);
+	attachment->holder = false;
+	return attach_device(image, attachment->file, ROLE_WRITE, attachment);
+}
+
 /* Without disk space: what the data file lacks reads as zeroes. */
 static int write_data(const struct image *image, struct attachment *attachment)
 {

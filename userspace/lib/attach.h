@@ -139,6 +139,19 @@ int attach_extend(const struct image *image, uint64_t length);
  */
 void attach_refit(const struct image_id *id);
 
+/**
+ * attach_hold_again() - a new loop device that holds the locks of a block device
+ * @image: the image
+ * @attachment: of attach_write(), not released yet
+ *
+ * While other commands ran, one that no table needed was told to go when it is let go
+ * of.  Call it before a table needs it, with the state lock held since.
+ *
+ * Return: 0 or an error, reported.
+ */
+int attach_hold_again(const struct image *image,
+		      struct attachment *attachment);
+
 /** attach_show() - name what was attached in a layer of a table line */
 void attach_show(const struct attachment *attachment,
 		 struct device_layer *layer);

@@ -245,7 +245,12 @@ int dest_zero_behind(struct dest *dest, uint64_t size)
 	uint64_t start = round_up(size, 512);
 	uint64_t end = round_up(image_of(dest)->size, 512);
 
-	return start < end ? zero(dest, start, end) : 0;
+	int r = start < end ? zero(dest, start, end) : 0;
+
+	/* No device of the job's writes to a raw one. */
+	if (!r && image_of(dest)->format == FORMAT_RAW)
+		r = attach_hold_again(image_of(dest), &dest->writes);
+	return r;
 }
 
 int dest_finish(struct dest *dest)
