@@ -71,6 +71,29 @@ test_cancel()
 	finish
 }
 
+# A job that is over had to have another name than its subject: the next one has no
+# second record beside that, which would tell that there is no job.
+test_one_record_of_a_subject()
+{
+	mkdir other
+	qemu-img create -q -f qcow2 other/base 16M
+	qemu-img create -q -f qcow2 -b base -F qcow2 other/sn1
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 other/vm
+	chain
+	qcow2setup commit ./other/vm --top ./other/sn1 --detach
+	wait_for 20 has_state "vm done"
+	qcow2setup snapshot vm new
+	qcow2setup commit vm --top active --base sn1 --detach
+	wait_for 60 qcow2setup wait ./other/vm
+	wait_for 20 has_state "vm.2 done"
+	slow --detach
+	equal "$(state)" "vm.2 running" "jobs"
+	exits 5 'has a job: commit' qcow2setup snapshot vm newer
+	qcow2setup cancel vm
+	equal "$(layers vm)" "new sn1 base" "layers"
+	finish
+}
+
 # An image that is being merged is not one to build on.
 test_no_overlays_of_what_is_merged()
 {

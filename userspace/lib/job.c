@@ -153,7 +153,21 @@ static bool name_is_taken(const char *name, const char *subject)
 	return taken;
 }
 
-static char *name_of(const char *subject)
+/* A job before, of which there is a record yet: a subject has one at most. */
+static char *name_before(const char *subject)
+{
+	struct job_record record;
+	char *name = NULL;
+
+	if (!job_load(subject, &record))
+		return NULL;
+	if (job_subject_same(record.subject, subject))
+		name = text_copy(record.name);
+	job_free(&record);
+	return name;
+}
+
+static char *new_name(const char *subject)
 {
 	const char *slash = strrchr(subject, '/');
 	char *base = text("%.*s", DM_NAME_MAX, slash ? slash + 1 : subject);
@@ -166,6 +180,13 @@ static char *name_of(const char *subject)
 	}
 	free(base);
 	return name;
+}
+
+static char *name_of(const char *subject)
+{
+	char *name = name_before(subject);
+
+	return name ? name : new_name(subject);
 }
 
 /* The command line of this process, its words with blanks between them */
