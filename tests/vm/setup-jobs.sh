@@ -94,6 +94,26 @@ test_one_record_of_a_subject()
 	finish
 }
 
+# Who waited for a job is late, and another one of the same name runs by then.
+test_wait_for_another_job()
+{
+	chain
+	qcow2setup copy vm ./one --bandwidth 4M --detach
+	qcow2setup wait vm >said 2>&1 &
+	waiter=$!
+	sleep 1
+	kill -STOP "$waiter"
+	wait_for 60 has_state "vm done"
+	slow --detach
+	kill -CONT "$waiter"
+	fails wait "$waiter"
+	grep 'is over' said
+	equal "$(state)" "vm running" "jobs"
+	qcow2setup cancel vm
+	equal "$(layers vm)" "active sn1 base" "layers"
+	finish
+}
+
 # An image that is being merged is not one to build on.
 test_no_overlays_of_what_is_merged()
 {

@@ -24,11 +24,15 @@
 /**
  * struct waiting - a wait under way
  * @name: of the job
+ * @pid: its process
+ * @start: when that began
  * @process: descriptor of its process
  * @progress: shown meanwhile
  */
 struct waiting {
 	char *name;
+	pid_t pid;
+	unsigned long long start;
 	int process;
 	struct progress progress;
 };
@@ -63,13 +67,24 @@ static bool is_over(const struct waiting *waiting)
 	return poll(&end, 1, LOOK_MSEC) > 0;
 }
 
+/* Another job may have the name by now. Return: false if there is no record any more */
+static bool load(const struct waiting *waiting, struct job_record *record)
+{
+	if (!job_load_name(waiting->name, record))
+		return false;
+	if (record->pid == waiting->pid && record->start == waiting->start)
+		return true;
+	job_free(record);
+	return false;
+}
+
 /* Return: whether the job goes on */
 static bool look(struct waiting *waiting)
 {
 	struct job_record record;
 	bool running;
 
-	if (!job_load_name(waiting->name, &record))
+	if (!load(waiting, &record))
 		return false;
 	running = job_running(&record);
 	if (running && record.total)
@@ -95,8 +110,19 @@ static void print_messages(const struct job_record *record)
 	free(messages);
 }
 
+static void forget(const struct waiting *waiting)
+{
+	struct job_record record;
+
+	if (!load(waiting, &record))
+		return;
+	job_forget(&record);
+	job_free(&record);
+}
+
 /* What became of a job that is not under way (any more) */
-static int result_of(const struct job_record *record)
+static int result_of(const struct waiting *waiting,
+		     const struct job_record *record)
 {
 	int r = record->result;
 
@@ -110,7 +136,7 @@ static int result_of(const struct job_record *record)
 		report_fail(-r, "Job %s: %s.", record->name, record->state);
 	/* Else the next such command takes up what it noted. */
 	if (!job_notes(record))
-		job_forget(record);
+		forget(waiting);
 	return r;
 }
 
@@ -153,13 +179,13 @@ static int finish(struct waiting *waiting, bool shown)
 	struct job_record record;
 	int r;
 
-	if (!job_load_name(waiting->name, &record))
+	if (!load(waiting, &record))
 		return report_fail(ENOENT,
 				   "Job %s is over; it told its result where it ran.",
 				   waiting->name);
 	if (shown)
 		show_end(waiting, &record);
-	r = result_of(&record);
+	r = result_of(waiting, &record);
 	job_free(&record);
 	return r;
 }
@@ -176,6 +202,8 @@ int job_wait(const char *word, bool cancel, bool json)
 	if (!job_load(word, &record))
 		return report_fail(ENOENT, "There is no job %s.", word);
 	waiting.name = text_copy(record.name);
+	waiting.pid = record.pid;
+	waiting.start = record.start;
 	running = job_running(&record);
 	if (running)
 		r = wait_running(&waiting, &record, cancel, json);
