@@ -223,6 +223,39 @@ test_memory_file_system()
 	umount mnt
 }
 
+# With max_part, the numbers of loop devices leave some for partitions: those of
+# another's disk are none of ours.
+test_loops_with_partitions()
+{
+	local before
+
+	rmmod loop
+	modprobe loop max_part=7
+	truncate -s 8M disk
+	printf 'label: dos\nsize=2MiB\nsize=2MiB\n' | sfdisk -q disk
+	losetup /dev/loop0 disk
+	wait_for 10 test -b /dev/loop0p2
+	before=$(sha256sum <disk)
+	head -c 2M /dev/zero | tr '\0' r >raw
+	head -c 100 /dev/zero | tr '\0' t >>raw
+	qemu-img create -q -f qcow2 -b raw -F raw sn1
+	qemu-img create -q -f qcow2 -b sn1 -F qcow2 top
+	qcow2setup open ./top vm
+	equal "$(layers vm)" "top sn1 raw" "layers"
+	equal "$(locked top)" "100-101 103-103 201-201 203-203" "locks"
+	io vm -c 'read -P 114 0 2M' -c 'read -P 116 2M 100' -c 'write -P 5 0 1M'
+	qcow2setup commit vm
+	equal "$(layers vm)" "sn1 raw" "layers"
+	exits 5 'open for writing as device vm' qcow2setup open ./sn1 other
+	qcow2setup close vm
+	equal "$(sha256sum <disk)" "$before" "another's disk"
+	qemu-io -c 'read -P 5 0 1M' -c 'read -P 114 1M 1M' sn1 | (! grep failed)
+	losetup -d /dev/loop0
+	wait_for 10 rmmod loop
+	modprobe loop
+	nothing_left
+}
+
 test_loops_do_direct_io()
 {
 	pair

@@ -196,6 +196,11 @@ static int tail_hold(const char *name, const char *uuid,
 	return attachment->hold < 0 ? attachment->hold : 0;
 }
 
+static char *linear_params(dev_t device)
+{
+	return text("%u:%u 0", major(device), minor(device));
+}
+
 static int tail_create(const char *name, const char *uuid,
 		       const struct loop *file, const struct loop *tail,
 		       uint64_t sectors, unsigned int block)
@@ -208,8 +213,8 @@ static int tail_create(const char *name, const char *uuid,
 	unsigned int count = 2;
 	int r;
 
-	segments[0].params = text("7:%d 0", file->index);
-	segments[1].params = text("7:%d 0", tail->index);
+	segments[0].params = linear_params(loop_device(file));
+	segments[1].params = linear_params(loop_device(tail));
 	if (!sectors) {
 		used++;
 		count--;

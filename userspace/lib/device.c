@@ -8,7 +8,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/major.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,7 +159,7 @@ static void resolve_device(dev_t device, struct image_id *id, char **path)
 
 	*path = NULL;
 	*id = image_id_of_device(device);
-	if (major(device) == LOOP_MAJOR && loop_open(minor(device), &loop)) {
+	if (loop_open_device(device, &loop)) {
 		*path = text_copy(loop.path);
 		loop_close(&loop);
 	} else if (!resolve_tail(device, id, path)) {

@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <linux/major.h>
-#include <sys/sysmacros.h>
 
 #include "attach.h"
 #include "job.h"
@@ -107,8 +105,7 @@ static bool on_writable_loop(const struct device_layer *layer)
 	struct loop loop;
 	bool writable;
 
-	if (major(layer->device) != LOOP_MAJOR ||
-	    !loop_open(minor(layer->device), &loop))
+	if (!loop_open_device(layer->device, &loop))
 		return false;
 	writable = loop.kind == LOOP_WRITE;
 	loop_close(&loop);

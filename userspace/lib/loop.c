@@ -45,7 +45,35 @@ enum loop_kind loop_kind_of(bool block, enum role role)
 
 dev_t loop_device(const struct loop *loop)
 {
-	return makedev(LOOP_MAJOR, loop->index);
+	struct stat st;
+
+	return fstat(loop->fd, &st) < 0 ? 0 : st.st_rdev;
+}
+
+/*
+ * N of /dev/loopN.  It is the minor number unless the module has max_part, which
+ * leaves numbers for partitions.
+ *
+ * Return: -1 if it is no loop device, or a partition of one.
+ */
+static int index_of(dev_t device)
+{
+	char link[64], target[256];
+	ssize_t len;
+	int index;
+	char rest;
+
+	if (major(device) != LOOP_MAJOR)
+		return -1;
+	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(device),
+		 minor(device));
+	len = readlink(link, target, sizeof(target) - 1);
+	if (len < 0)
+		return -1;
+	target[len] = '\0';
+	return strrchr(target, '/') &&
+		sscanf(strrchr(target, '/'), "/loop%d%c", &index, &rest) == 1 ?
+		index : -1;
 }
 
 static enum loop_kind kind_of_name(const __u8 *name)
@@ -119,6 +147,13 @@ bool loop_open(int index, struct loop *loop)
 	loop->whole = !info.lo_offset && !info.lo_sizelimit;
 	loop->path = backing_path(index);
 	return true;
+}
+
+bool loop_open_device(dev_t device, struct loop *loop)
+{
+	int index = index_of(device);
+
+	return index >= 0 && loop_open(index, loop);
 }
 
 void loop_close(struct loop *loop)
@@ -428,11 +463,11 @@ struct image_id image_id_of_device(dev_t device)
 {
 	struct image_id id = { true, device, 0 };
 	struct loop_info64 info;
-	int fd;
+	int index = index_of(device), fd;
 
-	if (major(device) != LOOP_MAJOR)
+	if (index < 0)
 		return id;
-	fd = open_index(minor(device), O_RDONLY);
+	fd = open_index(index, O_RDONLY);
 	if (fd < 0)
 		return id;
 	if (ioctl(fd, LOOP_GET_STATUS64, &info) == 0 && !info.lo_offset) {

@@ -58,7 +58,7 @@ enum {
 /** loop_kind_of() - the kind that holds the locks for an image in a role */
 enum loop_kind loop_kind_of(bool block, enum role role);
 
-/** loop_device() - device number of a loop device */
+/** loop_device() - device number of a loop device that is held open */
 dev_t loop_device(const struct loop *loop);
 
 /**
@@ -143,6 +143,9 @@ bool loops_find(const struct loops *loops, const struct image_id *id,
  * Return: true if there is one and something is behind it.
  */
 bool loop_open(int index, struct loop *loop);
+
+/** loop_open_device() - the same by device number; false for other devices, too */
+bool loop_open_device(dev_t device, struct loop *loop);
 
 /**
  * loop_each() - call @visit for each loop device of ours until it returns true
