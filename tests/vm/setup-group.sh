@@ -203,7 +203,7 @@ test_fsfreeze()
 	nothing_left
 }
 
-# agent SOCKET LOG [MISTAKE]: answers as qemu-ga does, and notes what it is told
+# agent SOCKET LOG [MISTAKE [ANSWER]]: answers as qemu-ga does, and notes what it is told
 agent()
 {
 	python3 - "$@" <<-'EOS' &
@@ -225,7 +225,8 @@ agent()
 	        with open(sys.argv[2], "a") as log:
 	            print(name, file=log)
 	        if sys.argv[3:] and sys.argv[3] in name:
-	            peer.sendall(b'{"error": {"desc": "no"}}\n')
+	            peer.sendall((sys.argv[4:] or ['{"error": {"desc": "no"}}'])
+	                         [0].encode() + b"\n")
 	        else:
 	            peer.sendall(b'{"return": 1}\n')
 	EOS
@@ -257,6 +258,24 @@ test_guest_agent()
 	kill "$one" "$two"
 	qcow2setup close a
 	qcow2setup close b
+	nothing_left
+}
+
+# Who cannot be understood may have frozen: it is told to thaw.
+test_agent_that_answers_nonsense()
+{
+	open_all a
+	for answer in nonsense '{"event": "x"}' '[]' '{"return": {"a"'; do
+		agent s1 log1 -freeze "$answer"
+		one=$!
+		exits 4 'Cannot freeze s1' qcow2setup snapshot a=a1 --qga s1
+		kill "$one"
+		equal "$(xargs <log1)" \
+			"guest-fsfreeze-freeze guest-fsfreeze-thaw" "$answer"
+		rm s1 log1
+	done
+	all_on .qcow2 a
+	qcow2setup close a
 	nothing_left
 }
 

@@ -112,15 +112,18 @@ static int read_line(int fd, double end, bool delimited, char buf[ANSWER_MAX])
 	return 0;
 }
 
-/* Return: the number that it answers, or a negative errno */
+/* Return: the number that it answers; -EREMOTEIO: it refuses; or another error */
 static int64_t answer_of(const char *line)
 {
 	struct json_object *answer = json_tokener_parse(line), *value;
-	int64_t number = -EREMOTEIO;
+	int64_t number = -EPROTO;
 
-	if (json_object_is_type(answer, json_type_object) &&
-	    json_object_object_get_ex(answer, "return", &value))
-		number = json_object_get_int64(value);
+	if (json_object_is_type(answer, json_type_object)) {
+		if (json_object_object_get_ex(answer, "return", &value))
+			number = json_object_get_int64(value);
+		else if (json_object_object_get_ex(answer, "error", NULL))
+			number = -EREMOTEIO;
+	}
 	json_object_put(answer);
 	return number;
 }
