@@ -203,6 +203,27 @@ test_fsfreeze()
 	nothing_left
 }
 
+# udev is waited for when everything goes on: here it never answers.
+test_udev_that_is_slow()
+{
+	open_all a
+	disk_to_freeze
+	mkdir -p /run/udev
+	touch /run/udev/control
+	env -u DM_DISABLE_UDEV qcow2setup snapshot a=a1 --fsfreeze "$PWD/mnt" &
+	main=$!
+	wait_for 30 has_layers a 2
+	timeout 10 touch mnt/thawed || die "still frozen"
+	kill -0 "$main"
+	DM_DISABLE_UDEV='' dmsetup udevcomplete_all -y
+	wait "$main"
+	rm /run/udev/control
+	all_on "1 .qcow2" a
+	umount mnt
+	qcow2setup close a
+	nothing_left
+}
+
 # agent SOCKET LOG [MISTAKE [ANSWER]]: answers as qemu-ga does, and notes what it is told
 agent()
 {

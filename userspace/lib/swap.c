@@ -199,29 +199,28 @@ static int suspend_all(const struct swap *swap, struct outcome *outcome)
 }
 
 /* Return: 0, or the error of the first one that could not be resumed */
-static int resume_all(const struct swap *swap, struct outcome *outcome)
+static int resume_all(const struct swap *swap, struct outcome *outcome,
+		      uint32_t *cookie)
 {
 	const struct device *device;
-	uint32_t cookie = 0;
 	unsigned int i;
 	int r = 0, one;
 
 	for (i = 0; i < swap->count && !r; i++) {
 		device = swap->devices[i];
 		one = dm_resume_now(device->name, !has_frozen(swap, device),
-				    &cookie);
+				    cookie);
 		failed(outcome, "Cannot resume device", device->name, one);
 		/* From the first one on there is no way back for the others. */
 		if (!i)
 			r = one;
 	}
-	dm_settle(cookie);
 	return r;
 }
 
-static void swap_all(const struct swap *swap, struct outcome *outcome)
+static void swap_all(const struct swap *swap, struct outcome *outcome,
+		     uint32_t *cookie)
 {
-	uint32_t cookie = 0;
 	unsigned int i;
 	int r = 0;
 
@@ -233,16 +232,16 @@ static void swap_all(const struct swap *swap, struct outcome *outcome)
 		outcome->edit = r;
 	}
 	if (!r)
-		resume_all(swap, outcome);
+		resume_all(swap, outcome, cookie);
 	for (i = 0; i < swap->count && (outcome->what || r); i++)
-		load_old_table(swap->devices[i], &cookie);
-	dm_settle(cookie);
+		load_old_table(swap->devices[i], cookie);
 }
 
 static void run_here(const struct swap *swap, struct outcome *outcome)
 {
 	const char *who = NULL;
 	struct freeze frozen;
+	uint32_t cookie = 0;
 	int r;
 
 	/* Our own pages could be on the devices. */
@@ -251,10 +250,12 @@ static void run_here(const struct swap *swap, struct outcome *outcome)
 	r = freeze_begin(swap->freeze, &frozen, &who);
 	failed(outcome, "Cannot freeze", who, r);
 	if (!r)
-		swap_all(swap, outcome);
+		swap_all(swap, outcome, &cookie);
 	r = freeze_end(&frozen, &who);
 	failed(outcome, "Cannot thaw", who, r);
 	outcome->thawed = !r;
+	/* udev may be slow, or need what was frozen. */
+	dm_settle(cookie);
 }
 
 /*
