@@ -224,6 +224,26 @@ test_udev_that_is_slow()
 	nothing_left
 }
 
+# Others have all the semaphores that libdevmapper waits for udev with: no device
+# stands still for that.
+test_no_semaphores()
+{
+	local before
+
+	open_all a b
+	before=$(</proc/sys/kernel/sem)
+	mkdir -p /run/udev
+	touch /run/udev/control
+	echo "250 32000 32 0" >/proc/sys/kernel/sem
+	env -u DM_DISABLE_UDEV qcow2setup snapshot a=a1 b=b1
+	rm /run/udev/control
+	echo "$before" >/proc/sys/kernel/sem
+	all_on "1 .qcow2" a b
+	qcow2setup close a
+	qcow2setup close b
+	nothing_left
+}
+
 # agent SOCKET LOG [MISTAKE [ANSWER]]: answers as qemu-ga does, and notes what it is told
 agent()
 {

@@ -118,13 +118,22 @@ static void kernel_log_print(int fd)
 	}
 }
 
+/**
+ * enum udev - what udev has to do with a task
+ * @UDEV_NONE: nothing
+ * @UDEV_WAIT: it is waited for
+ * @UDEV_TRY: the same, if there is a semaphore left for that
+ */
+enum udev { UDEV_NONE, UDEV_WAIT, UDEV_TRY };
+
 /* Runs a task that changes something. Return: 0 or a negative errno. */
-static int task_run(struct dm_task *task, bool udev)
+static int task_run(struct dm_task *task, enum udev udev)
 {
 	uint32_t cookie = 0;
 	int error = 0;
 
-	if (udev && !dm_task_set_cookie(task, &cookie, UDEV_FLAGS))
+	if (udev && !dm_task_set_cookie(task, &cookie, UDEV_FLAGS) &&
+	    udev == UDEV_WAIT)
 		return -ENOMEM;
 	if (!dm_task_run(task)) {
 		error = dm_task_get_errno(task);
@@ -137,7 +146,7 @@ static int task_run(struct dm_task *task, bool udev)
 }
 
 /* Runs and destroys a task; says what went wrong. */
-static int task_do(struct dm_task *task, bool udev, const char *what,
+static int task_do(struct dm_task *task, enum udev udev, const char *what,
 		   const char *name)
 {
 	int log, error;
@@ -217,7 +226,7 @@ int dm_create(const char *name, const char *uuid, bool read_only,
 	for (i = 0; i < count && !r; i++)
 		r = task_add_segment(task, &segments[i]);
 	if (!r) {
-		r = task_do(task, true, "create", name);
+		r = task_do(task, UDEV_WAIT, "create", name);
 		if (r < 0)
 			tell_missing(segments, count);
 		return r;
@@ -237,7 +246,7 @@ int dm_load(const char *name, bool read_only, const struct dm_segment *segment)
 	if (!r)
 		r = task_add_segment(task, segment);
 	if (!r) {
-		r = task_do(task, false, "load a table into", name);
+		r = task_do(task, UDEV_NONE, "load a table into", name);
 		if (r < 0)
 			tell_missing(segment, 1);
 		return r;
@@ -249,12 +258,13 @@ int dm_load(const char *name, bool read_only, const struct dm_segment *segment)
 
 int dm_resume(const char *name)
 {
-	return task_do(task_new(DM_DEVICE_RESUME, name), true, "resume", name);
+	return task_do(task_new(DM_DEVICE_RESUME, name), UDEV_TRY, "resume",
+		       name);
 }
 
 int dm_suspend(const char *name)
 {
-	return task_do(task_new(DM_DEVICE_SUSPEND, name), false, "suspend",
+	return task_do(task_new(DM_DEVICE_SUSPEND, name), UDEV_NONE, "suspend",
 		       name);
 }
 
@@ -282,9 +292,11 @@ int dm_resume_now(const char *name, bool lockfs, uint32_t *cookie)
 	struct dm_task *task = task_new(DM_DEVICE_RESUME, name);
 	int r = -ENOMEM;
 
-	if (task && (lockfs || dm_task_skip_lockfs(task)) &&
-	    dm_task_set_cookie(task, cookie, UDEV_FLAGS))
+	if (task && (lockfs || dm_task_skip_lockfs(task))) {
+		/* Without a semaphore udev is not waited for. */
+		dm_task_set_cookie(task, cookie, UDEV_FLAGS);
 		r = dm_task_run(task) ? 0 : errno_of(task);
+	}
 	if (task)
 		dm_task_destroy(task);
 	return r;
@@ -297,7 +309,7 @@ void dm_settle(uint32_t cookie)
 
 int dm_clear(const char *name)
 {
-	return task_do(task_new(DM_DEVICE_CLEAR, name), false,
+	return task_do(task_new(DM_DEVICE_CLEAR, name), UDEV_NONE,
 		       "drop the inactive table of", name);
 }
 
@@ -312,7 +324,7 @@ int dm_remove(const char *name, bool deferred)
 			dm_task_destroy(task);
 		return report_memory();
 	}
-	r = task_run(task, true);
+	r = task_run(task, UDEV_WAIT);
 	dm_task_destroy(task);
 	if (r == -ENXIO)	/* it is gone */
 		return 0;
