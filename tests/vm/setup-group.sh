@@ -244,11 +244,11 @@ test_no_semaphores()
 	nothing_left
 }
 
-# agent SOCKET LOG [MISTAKE [ANSWER]]: answers as qemu-ga does, and notes what it is told
+# agent SOCKET LOG [MISTAKE [ANSWER [SECONDS]]]: answers as qemu-ga does, and notes what it is told
 agent()
 {
 	python3 - "$@" <<-'EOS' &
-	import json, os, socket, sys
+	import json, os, socket, sys, time
 	server = socket.socket(socket.AF_UNIX)
 	server.bind(sys.argv[1])
 	server.listen()
@@ -266,6 +266,7 @@ agent()
 	        with open(sys.argv[2], "a") as log:
 	            print(name, file=log)
 	        if sys.argv[3:] and sys.argv[3] in name:
+	            time.sleep(int(sys.argv[5]) if sys.argv[5:] else 0)
 	            peer.sendall((sys.argv[4:] or ['{"error": {"desc": "no"}}'])
 	                         [0].encode() + b"\n")
 	        else:
@@ -388,6 +389,27 @@ test_frozen_by_others()
 	kill "$one" "$two"
 	all_on .qcow2 a
 	umount mnt
+	qcow2setup close a
+	nothing_left
+}
+
+# When a service is stopped, or the machine, all its processes are told to end: what
+# was begun goes on, and no guest stays frozen.
+test_terminated()
+{
+	open_all a
+	agent s1 log1 -freeze '{"return": 1}' 3
+	one=$!
+	qcow2setup snapshot a=a1 --qga s1 &
+	main=$!
+	wait_for 30 grep -q freeze log1
+	pkill -TERM -x qcow2setup
+	fails wait "$main"
+	wait_for 30 grep -q thaw log1
+	wait_for 30 has_layers a 2
+	kill "$one"
+	qcow2setup list
+	all_on "1 .qcow2" a
 	qcow2setup close a
 	nothing_left
 }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -40,14 +41,30 @@ static int add_nothing(posix_spawn_file_actions_t *actions, int as)
 						O_WRONLY, 0);
 }
 
+/* Whatever we block ourselves (swap.c) */
+static int take_signals(posix_spawnattr_t *attributes)
+{
+	sigset_t none;
+	int r;
+
+	sigemptyset(&none);
+	r = posix_spawnattr_setsigmask(attributes, &none);
+	return r ? r : posix_spawnattr_setflags(attributes,
+						POSIX_SPAWN_SETSIGMASK);
+}
+
 static int spawn(const char *const argv[], const struct run_files *files,
 		 pid_t *pid)
 {
 	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attributes;
 	int lock = state_lock_fd();
 	int r;
 
+	posix_spawnattr_init(&attributes);
 	r = posix_spawn_file_actions_init(&actions);
+	if (!r)
+		r = take_signals(&attributes);
 	if (!r && files->output < 0)
 		r = add_nothing(&actions, STDOUT_FILENO);
 	if (!r && files->errors < 0 && report_muted())
@@ -64,9 +81,10 @@ static int spawn(const char *const argv[], const struct run_files *files,
 		r = posix_spawn_file_actions_addchdir_np(&actions,
 							 files->directory);
 	if (!r)
-		r = posix_spawnp(pid, argv[0], &actions, NULL,
+		r = posix_spawnp(pid, argv[0], &actions, &attributes,
 				 (char *const *)argv, environ);
 	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attributes);
 	if (r == ENOENT)
 		return -ENOENT;
 	return r ? report_errno(r, "Cannot start %s", argv[0]) : 0;

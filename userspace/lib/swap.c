@@ -5,6 +5,7 @@
 #include "swap.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -305,6 +306,7 @@ void swap_restore(const struct device *device)
 int swap_run(struct swap *swap)
 {
 	struct outcome *outcome;
+	sigset_t all, before;
 	pid_t pid;
 	int r;
 
@@ -316,12 +318,17 @@ int swap_run(struct swap *swap)
 	fflush(stdout);
 	/*
 	 * A signal in the middle of an ioctl can end it, with a device suspended.
-	 * The child is known to nobody, and finishes if we are killed. It has the
-	 * state lock and what is attached, too: no other command starts before
-	 * it ends.
+	 * The child is known to nobody, and finishes if we are killed. Who ends all
+	 * processes of a service, or of the machine, signals it as well: it takes
+	 * none. It has the state lock and what is attached, too: no other command
+	 * starts before it ends.
 	 */
 	prctl(PR_SET_CHILD_SUBREAPER, !!swap->edit);
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
 	pid = fork();
+	if (pid)
+		sigprocmask(SIG_SETMASK, &before, NULL);
 	if (!pid) {
 		setsid();
 		run_here(swap, outcome);
