@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Unit test of cutting files: never another one than the image, whoever changes what
- * its name leads to.
+ * its name leads to.  And of making one longer that a guest writes to.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,10 +13,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "attach.h"
 #include "report.h"
 #include "trim.h"
 
@@ -88,10 +91,43 @@ static void only_the_image(void **state)
 	unlink(OTHER);
 }
 
+static bool guest_writes;
+
+/* In place of the C library's: it takes a while, in which a guest writes. */
+int ftruncate(int fd, off_t length)
+{
+	static _Alignas(4096) char data[LONG / 2];
+
+	memset(data, 1, sizeof(data));
+	if (guest_writes)
+		assert_int_equal(pwrite(fd, data, sizeof(data), LONG / 2),
+				 sizeof(data));
+	return syscall(SYS_ftruncate, fd, length);
+}
+
+static void longer_under_a_guest(void **state)
+{
+	struct image image;
+	int fd;
+
+	unlink(IMAGE);
+	assert_int_equal(system("qemu-img create -q -f qcow2 " IMAGE " 64M"), 0);
+	fd = long_file(IMAGE);
+	assert_int_equal(image_open(IMAGE, FORMAT_QCOW2, &image), 0);
+	guest_writes = true;
+	assert_int_equal(attach_extend(&image, LONG), 0);
+	guest_writes = false;
+	assert_true(length_of(fd) > 64 << 20);
+	image_close(&image);
+	close(fd);
+	unlink(IMAGE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(only_the_image),
+		cmocka_unit_test(longer_under_a_guest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

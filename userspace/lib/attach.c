@@ -474,6 +474,15 @@ static uint64_t blocks_of(int fd)
 	return fstat(fd, &st) < 0 ? 0 : st.st_blocks;
 }
 
+/*
+ * A page of metadata may come with it; megabytes of zeroes may not.  Of a device that is
+ * open, a guest writes meanwhile: zeroes would have been written everywhere.
+ */
+static uint64_t most_blocks(uint64_t more)
+{
+	return more / 1024 < 2048 ? 2048 : more / 1024;
+}
+
 /* Makes the file longer without giving it disk space. */
 static void grow_file(const struct image *image, int fd, uint64_t length)
 {
@@ -482,8 +491,7 @@ static void grow_file(const struct image *image, int fd, uint64_t length)
 	if (wanted <= length)
 		return;
 	got = extend_far(fd, length, wanted);
-	/* A page of metadata may come with it; megabytes of zeroes may not. */
-	if (blocks_of(fd) > before + 2048) {
+	if (blocks_of(fd) > before + most_blocks(got - length)) {
 		report_warn("No sparse files where %s is: it is not extended, and is full at its present length.",
 			    image->path);
 		if (ftruncate(fd, length) < 0)
