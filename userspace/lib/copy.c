@@ -112,6 +112,9 @@ static int fail_request(const struct engine *engine, const struct slot *slot,
 {
 	bool read = slot->step == STEP_READ;
 
+	/* What else was in flight fails for the same reason, most likely. */
+	if (engine->error)
+		return -error;
 	return report_errno(error, "Cannot %s %s at offset %llu",
 			    read ? "read" : "write",
 			    read ? engine->copy->from : engine->copy->to,
