@@ -125,6 +125,30 @@ test_pivot_subclusters()
 }
 
 # What was on the device before must not show through.
+# It is a loop device that is full, or broken even.
+test_full_file_system()
+{
+	local format
+
+	qemu-img create -q -f qcow2 active 64M
+	qemu-io -c 'write -P 7 0 40M' active >/dev/null
+	truncate -s 20M small
+	mkfs.ext4 -q small
+	mkdir mnt
+	mount -o loop small mnt
+	for format in raw qcow2; do
+		exits 4 'file system of .*/mnt/copy is full' \
+			qcow2setup copy ./active mnt/copy --format "$format"
+		qcow2setup open ./active vm
+		exits 4 'file system of .*/mnt/copy is full' \
+			qcow2setup copy vm mnt/copy --format "$format"
+		qcow2setup close vm
+		equal "$(ls mnt)" 'lost+found' "files"
+	done
+	umount mnt
+	all_gone
+}
+
 test_block_device()
 {
 	modprobe brd rd_nr=2 rd_size=40960

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "attach.h"
@@ -29,6 +30,8 @@
 
 /* A file that is not complete has this behind its name, as no one else's has. */
 #define PARTIAL	".qcow2setup.partial"
+/* A file system that has no more than that left is full. */
+#define FULL_BYTES	(1024 * 1024)
 
 /**
  * struct work - a copy under way
@@ -549,6 +552,18 @@ static void drop_made(const struct work *work)
 		unlink(work->made);
 }
 
+/* It was written through a loop device, which may say EIO, and has another name. */
+static int explain(const struct work *work, int r)
+{
+	struct statvfs fs;
+
+	if ((r != -EIO && r != -ENOSPC) || !work->is_file ||
+	    statvfs(work->made, &fs) < 0 ||
+	    (uint64_t)fs.f_bavail * fs.f_frsize > FULL_BYTES)
+		return r;
+	return report_fail(ENOSPC, "The file system of %s is full.", work->path);
+}
+
 static int run(struct work *work)
 {
 	int r;
@@ -561,7 +576,7 @@ static int run(struct work *work)
 	if (!r)
 		r = create_device(work);
 	if (!r)
-		r = copy_all(work);
+		r = explain(work, copy_all(work));
 	if (r < 0)
 		jobdev_clean(work->what->live->subject);
 	else if (work->what->live->closed)
