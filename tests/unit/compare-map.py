@@ -134,7 +134,7 @@ def map_of_layers_of_no_bytes():
     ktap.equal(json.loads(host.qcow2setup("map", mid, "--json")), [], "map")
 
 
-def encrypted(options, more):
+def encrypted(backing, options, more):
     """What is in the file where it lies is not what the guest has."""
     path, base = f"{host.directory}/image", f"{host.directory}/base"
     key = ["--object", "secret,id=key,data=abc"]
@@ -142,7 +142,8 @@ def encrypted(options, more):
                        "file": {"driver": "file", "filename": path}})
     host.qemu_img("create", "-q", "-f", "qcow2", base, "3M")
     host.qemu_io(base, "write 2M 64k")
-    host.qemu_img("create", "-q", *key, "-f", "qcow2", "-b", base, "-F", "qcow2",
+    host.qemu_img("create", "-q", *key, "-f", "qcow2",
+                  *(["-b", base, "-F", "qcow2"] if backing else []),
                   "-o", "encrypt.format=luks,encrypt.key-secret=key,"
                   "encrypt.iter-time=10" + options, path, "5M")
     host.run_well("qemu-io", *key, "-c", "write 0 100k", "-c", more, "-c",
@@ -158,9 +159,12 @@ def encrypted(options, more):
     ktap.check(f"encrypted       {path}\n" in out, out)
 
 
-ktap.case("map: encrypted", encrypted, "", "write -c 1M 64k")
-ktap.case("map: encrypted, and preallocated", encrypted,
+ktap.case("map: encrypted", encrypted, True, "", "write -c 1M 64k")
+ktap.case("map: encrypted, with subclusters", encrypted, True,
           ",extended_l2=on,preallocation=metadata", "write 4M 2k")
+# What was never written is no zeroes.
+ktap.case("map: encrypted, and preallocated", encrypted, False,
+          ",preallocation=metadata", "write 4M 2k")
 
 
 @ktap.test
