@@ -112,6 +112,25 @@ def check_and_resize_take_images_whatever_they_are_called():
             shutil.rmtree(inside)
 
 
+@ktap.test
+def what_is_no_image_is_not_even_opened():
+    """An image from anywhere may name a watchdog, which then begins to count."""
+    fifo = directory() + b"/fifo"
+    os.mkfifo(fifo)
+    path = create(b"image", "-u", "-b", fifo, "-F", "raw")
+    # It ends when somebody opens it for reading.
+    writer = subprocess.Popen(["sh", "-c", 'exec 3>"$1"', "sh", fifo])
+    for words in ("info", path, "--backing-chain"), ("map", path), ("info",
+                                                                    fifo):
+        ktap.check(b"neither a file nor" in said(*words), words)
+    try:
+        writer.wait(0.5)
+        ktap.check(False, "it was opened")
+    except subprocess.TimeoutExpired:
+        writer.terminate()
+        writer.wait()
+
+
 def small_stack():
     resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, 2 << 20))
 

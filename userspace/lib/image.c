@@ -247,10 +247,24 @@ static int read_header(struct image *image, bool damaged)
 	return r;
 }
 
+static int refuse_type(const struct image *image)
+{
+	return report_fail(ENOTBLK, "%s is neither a file nor a block device.",
+			   image->path);
+}
+
+static bool has_type(const struct stat *st)
+{
+	return S_ISREG(st->st_mode) || S_ISBLK(st->st_mode);
+}
+
 static int open_file(struct image *image)
 {
 	struct stat st;
 
+	/* An image may name what does something when it is but opened: a watchdog. */
+	if (stat(image->path, &st) == 0 && !has_type(&st))
+		return refuse_type(image);
 	/* O_NONBLOCK: a fifo must not make us wait. */
 	image->fd = open(image->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (image->fd < 0 && errno == ENOENT)
@@ -259,10 +273,8 @@ static int open_file(struct image *image)
 		return report_errno(errno, "Cannot open %s", image->path);
 	if (fstat(image->fd, &st) < 0)
 		return report_errno(errno, "Cannot stat %s", image->path);
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return report_fail(ENOTBLK,
-				   "%s is neither a file nor a block device.",
-				   image->path);
+	if (!has_type(&st))
+		return refuse_type(image);
 	image->is_device = S_ISBLK(st.st_mode);
 	image->id = image_id_of(&st);
 	image->length = st.st_size;
