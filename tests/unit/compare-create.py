@@ -70,6 +70,21 @@ def names_of_data_files_are_no_protocols():
 
 
 @ktap.test
+def a_data_file_without_a_name_is_on_for_qemu_img():
+    path = f"{host.directory}/image"
+    for name, options in (("on", "data_file"),
+                          ("on", "data_file=other,data_file"),
+                          ("off", "cluster_size=4k,nodata_file")):
+        with open(f"{host.directory}/{name}", "w") as f:
+            f.write("kept")
+        refused("already exists", path, "1M", "-o", options)
+        with open(f"{host.directory}/{name}") as f:
+            ktap.equal(f.read(), "kept", name)
+    refused("with -b and -F", path, "1M", "-o", "nobacking_file")
+    ktap.equal(names(), ["off", "on"], "files")
+
+
+@ktap.test
 def a_data_file_goes_when_its_image_cannot_be_made():
     path = f"{host.directory}/image"
     refused("Cluster", path, "1M", "-o", "data_file=data,cluster_size=3")

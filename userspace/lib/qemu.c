@@ -172,26 +172,48 @@ static const char *next_option(const char *options)
 	return options;
 }
 
-char *qemu_option(const char *options, const char *key)
+static bool is_flag(const char *option, const char *key)
 {
 	size_t length = strlen(key);
-	const char *found = NULL;
+
+	return !strncmp(option, key, length) && strchr(",", option[length]);
+}
+
+/*
+ * An option without a value has one for qemu-img, which takes "data_file" alone for a
+ * file of the name "on".
+ *
+ * Return: up to a comma; or NULL: it is another option.
+ */
+static const char *value_of(const char *option, const char *key)
+{
+	size_t length = strlen(key);
+
+	if (!strncmp(option, key, length) && option[length] == '=')
+		return option + length + 1;
+	if (is_flag(option, key))
+		return "on";
+	return !strncmp(option, "no", 2) && is_flag(option + 2, key) ? "off" :
+		NULL;
+}
+
+char *qemu_option(const char *options, const char *key)
+{
+	const char *found = NULL, *value;
 
 	/* Of several the last one counts. */
 	for (; options && *options; options = next_option(options)) {
-		if (!strncmp(options, key, length) && options[length] == '=')
-			found = options + length + 1;
+		value = value_of(options, key);
+		if (value)
+			found = value;
 	}
 	return found ? unescape(found) : NULL;
 }
 
 bool qemu_option_has(const char *options, const char *key)
 {
-	size_t length = strlen(key);
-
 	for (; options && *options; options = next_option(options)) {
-		if (!strncmp(options, key, length) &&
-		    strchr("=,", options[length]))
+		if (value_of(options, key))
 			return true;
 	}
 	return false;

@@ -39,7 +39,7 @@ struct new_image {
  * @options: all of them, or NULL
  * @key: name of the option
  *
- * Return: its value, or NULL; free() it.
+ * Return: its value, which is "on" or "off" where none is given; or NULL; free() it.
  */
 char *qemu_option(const char *options, const char *key);
 
