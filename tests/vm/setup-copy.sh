@@ -227,6 +227,19 @@ test_same_name()
 	touch copy
 	qcow2setup copy ./active copy
 	equal "$(contents copy qcow2)" "$(<sum)" "over an empty file"
+	# Its owner has said who may read it.
+	for format in raw qcow2; do
+		mkdir -p there
+		: >there/copy
+		chmod 600 there/copy
+		chown 1000:1001 there/copy
+		ln -sf there/copy link
+		qcow2setup copy ./active link --format "$format"
+		equal "$(stat -c '%a %u %g' there/copy)" '600 1000 1001' "owner"
+		equal "$(contents there/copy "$format")" "$(<sum)" "contents"
+		[ -L link ]
+		rm there/copy
+	done
 	all_gone
 }
 

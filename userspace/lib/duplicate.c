@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -111,6 +112,7 @@ static int check_place(const struct work *work)
 
 static int find_place(struct work *work)
 {
+	char *real;
 	int r;
 
 	r = new_image_path(work->what->word, &work->path);
@@ -120,6 +122,12 @@ static int find_place(struct work *work)
 		return r;
 	work->is_file = !image_id_of_path(work->path, &work->there) ||
 		!work->there.block;
+	/* The file that a link names is replaced, not the link. */
+	real = work->is_file ? realpath(work->path, NULL) : NULL;
+	if (real) {
+		free(work->path);
+		work->path = real;
+	}
 	work->made = work->is_file ? text("%s" PARTIAL, work->path) :
 		text_copy(work->path);
 	return 0;
@@ -222,14 +230,28 @@ static int make_raw(struct work *work)
 	return r;
 }
 
+/* An empty file that was there says who may read the copy. */
+static int keep_owner(const struct work *work)
+{
+	struct stat st;
+
+	if (!work->is_file || stat(work->path, &st) < 0)
+		return 0;
+	if (chown(work->made, st.st_uid, st.st_gid) < 0 ||
+	    chmod(work->made, st.st_mode & 07777) < 0)
+		return report_errno(errno, "Cannot give %s the owner of %s",
+				    work->made, work->path);
+	return 0;
+}
+
 static int make(struct work *work)
 {
 	int r = drop_partial(work);
 
-	if (r < 0)
-		return r;
-	return work->what->format == FORMAT_RAW ? make_raw(work) :
-		make_qcow2(work);
+	if (!r)
+		r = work->what->format == FORMAT_RAW ? make_raw(work) :
+			make_qcow2(work);
+	return r < 0 ? r : keep_owner(work);
 }
 
 /* On a block device there can be anything, and zeroes are not copied. */
