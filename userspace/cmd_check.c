@@ -101,9 +101,5 @@ int cmd_check(struct arguments *args)
 	if (!r)
 		print_result(&result, args->json);
 	/* A passphrase is missing: the next run may have it. */
-	if (r == -ENOKEY)
-		return r;
-	/* It was, as far as it came. */
-	return r < 0 && result.outcome == CHECK_CLEAN ? CHECK_FAILED :
-		(int)result.outcome;
+	return r == -ENOKEY ? r : (int)result.outcome;
 }

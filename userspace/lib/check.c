@@ -85,8 +85,13 @@ static int run_check(const struct image *image, const struct unlock *unlock,
 				   image->path);
 	result->outcome = r;
 	json_set_string(result->report, "filename", image->path);
-	return r == CHECK_CLEAN || r == CHECK_LEAKS ?
-		look_at_tail(image->path, repair, result) : 0;
+	if (r != CHECK_CLEAN && r != CHECK_LEAKS)
+		return 0;
+	r = look_at_tail(image->path, repair, result);
+	/* It was clean as far as it was looked at. */
+	if (r < 0 && result->outcome == CHECK_CLEAN)
+		result->outcome = CHECK_FAILED;
+	return r;
 }
 
 static bool is_qcow2(const struct image *image)
