@@ -204,56 +204,48 @@ static void tell_missing(const struct dm_segment *segments, unsigned int count)
 	}
 }
 
-static int task_add_segment(struct dm_task *task,
-			    const struct dm_segment *segment)
+/* Fills, runs and destroys a task that makes a table; NULL: there was no memory. */
+static int task_do_table(struct dm_task *task, enum udev udev, const char *what,
+			 const char *name, bool read_only,
+			 const struct dm_segment *segments, unsigned int count)
 {
-	if (dm_task_add_target(task, segment->start, segment->length,
-			       segment->target, segment->params))
-		return 0;
-	return report_memory();
+	bool filled = task && (!read_only || dm_task_set_ro(task));
+	unsigned int i;
+	int r;
+
+	for (i = 0; i < count && filled; i++)
+		filled = dm_task_add_target(task, segments[i].start,
+					    segments[i].length,
+					    segments[i].target,
+					    segments[i].params);
+	if (!filled) {
+		if (task)
+			dm_task_destroy(task);
+		return report_memory();
+	}
+	r = task_do(task, udev, what, name);
+	if (r < 0)
+		tell_missing(segments, count);
+	return r;
 }
 
 int dm_create(const char *name, const char *uuid, bool read_only,
 	      const struct dm_segment *segments, unsigned int count)
 {
 	struct dm_task *task = task_new(DM_DEVICE_CREATE, name);
-	unsigned int i;
-	int r = 0;
 
-	if (!task || !dm_task_set_uuid(task, uuid) ||
-	    (read_only && !dm_task_set_ro(task)))
-		r = report_memory();
-	for (i = 0; i < count && !r; i++)
-		r = task_add_segment(task, &segments[i]);
-	if (!r) {
-		r = task_do(task, UDEV_WAIT, "create", name);
-		if (r < 0)
-			tell_missing(segments, count);
-		return r;
-	}
-	if (task)
+	if (task && !dm_task_set_uuid(task, uuid)) {
 		dm_task_destroy(task);
-	return r;
+		task = NULL;
+	}
+	return task_do_table(task, UDEV_WAIT, "create", name, read_only,
+			     segments, count);
 }
 
 int dm_load(const char *name, bool read_only, const struct dm_segment *segment)
 {
-	struct dm_task *task = task_new(DM_DEVICE_RELOAD, name);
-	int r = 0;
-
-	if (!task || (read_only && !dm_task_set_ro(task)))
-		r = report_memory();
-	if (!r)
-		r = task_add_segment(task, segment);
-	if (!r) {
-		r = task_do(task, UDEV_NONE, "load a table into", name);
-		if (r < 0)
-			tell_missing(segment, 1);
-		return r;
-	}
-	if (task)
-		dm_task_destroy(task);
-	return r;
+	return task_do_table(task_new(DM_DEVICE_RELOAD, name), UDEV_NONE,
+			     "load a table into", name, read_only, segment, 1);
 }
 
 int dm_resume(const char *name)
