@@ -747,6 +747,17 @@ int image_is_empty(const struct image *image)
 	return r;
 }
 
+bool image_is_empty_at(const char *path)
+{
+	struct image image;
+	bool empty;
+
+	empty = image_open(path, FORMAT_QCOW2, &image) == 0 &&
+		image_is_empty(&image) > 0;
+	image_close(&image);
+	return empty;
+}
+
 /* Has the L2 table that the disk ends in entries behind its last cluster? */
 static int l2_has_more(const struct image *image, const void *l1)
 {

@@ -218,6 +218,9 @@ int image_used_end(const struct image *image, uint64_t *end);
  */
 int image_is_empty(const struct image *image);
 
+/** image_is_empty_at() - is there an image at a path for which that is so? */
+bool image_is_empty_at(const char *path);
+
 /**
  * image_has_more() - is there something behind the end of the disk?
  * @image: a qcow2 image; nobody writes it

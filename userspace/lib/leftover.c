@@ -52,13 +52,10 @@ static size_t count_in_chain(const struct chain *chain,
 static bool is_empty(const char *path)
 {
 	bool muted = report_muted(), empty;
-	struct image image;
 
 	report_mute(true);
-	empty = image_open(path, FORMAT_QCOW2, &image) == 0 &&
-		image_is_empty(&image) > 0;
+	empty = image_is_empty_at(path);
 	report_mute(muted);
-	image_close(&image);
 	return empty;
 }
 

@@ -253,17 +253,6 @@ static int stay_on_old(const struct device *device)
 	return r;
 }
 
-static bool is_unwritten(struct json_object *layer)
-{
-	struct image image;
-	bool empty;
-
-	empty = image_open(json_string(layer, "path"), FORMAT_QCOW2,
-			   &image) == 0 && image_is_empty(&image) > 0;
-	image_close(&image);
-	return empty;
-}
-
 static int snapshot_done(struct json_object *entry)
 {
 	int r = device_state_save(json_string(entry, "name"),
@@ -292,7 +281,7 @@ static int recover_snapshot_of(struct json_object *entry,
 	if (!image_id_equal(&device->layers[0].id, &id)) {
 		r = stay_on_old(device);
 	} else if (device->dm.suspended && !is_revert(entry) &&
-		   is_unwritten(overlay)) {
+		   image_is_empty_at(json_string(overlay, "path"))) {
 		r = back_to_old_top(device);
 	} else {
 		r = device->dm.suspended ? dm_resume(device->name) : 0;
