@@ -59,8 +59,7 @@ bool device_zeroes_itself(dev_t device)
 
 char *path_of_device(dev_t device)
 {
-	char link[64], target[256], *name, *path;
-	ssize_t len;
+	char *name, *path;
 
 	name = name_of_dm_device(device);
 	if (name) {
@@ -68,13 +67,11 @@ char *path_of_device(dev_t device)
 		free(name);
 		return path;
 	}
-	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(device),
-		 minor(device));
-	len = readlink(link, target, sizeof(target) - 1);
-	if (len < 0)
-		return text("%u:%u", major(device), minor(device));
-	target[len] = '\0';
-	return text("/dev/%s", strrchr(target, '/') + 1);
+	name = kernel_name_of_device(device);
+	path = name ? text("/dev/%s", name) :
+		text("%u:%u", major(device), minor(device));
+	free(name);
+	return path;
 }
 
 static uint64_t sysfs_number(dev_t device, const char *file)

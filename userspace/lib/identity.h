@@ -31,6 +31,14 @@ static inline bool image_id_equal(const struct image_id *a,
 	return a->block == b->block && a->dev == b->dev && a->ino == b->ino;
 }
 
+/**
+ * kernel_name_of_device() - what the kernel calls a block device, as "loop0"
+ * @device: device number
+ *
+ * Return: the name; free() it; or NULL if there is no such device.
+ */
+char *kernel_name_of_device(dev_t device);
+
 /** image_id_of() - identity of what stat() was asked about */
 struct image_id image_id_of(const struct stat *st);
 

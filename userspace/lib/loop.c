@@ -50,6 +50,20 @@ dev_t loop_device(const struct loop *loop)
 	return fstat(loop->fd, &st) < 0 ? 0 : st.st_rdev;
 }
 
+char *kernel_name_of_device(dev_t device)
+{
+	char link[64], target[256];
+	ssize_t len;
+
+	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(device),
+		 minor(device));
+	len = readlink(link, target, sizeof(target) - 1);
+	if (len < 0)
+		return NULL;
+	target[len] = '\0';
+	return text_copy(strrchr(target, '/') + 1);
+}
+
 /*
  * N of /dev/loopN.  It is the minor number unless the module has max_part, which
  * leaves numbers for partitions.
@@ -58,22 +72,16 @@ dev_t loop_device(const struct loop *loop)
  */
 static int index_of(dev_t device)
 {
-	char link[64], target[256];
-	ssize_t len;
+	char *name, rest;
 	int index;
-	char rest;
 
 	if (major(device) != LOOP_MAJOR)
 		return -1;
-	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(device),
-		 minor(device));
-	len = readlink(link, target, sizeof(target) - 1);
-	if (len < 0)
-		return -1;
-	target[len] = '\0';
-	return strrchr(target, '/') &&
-		sscanf(strrchr(target, '/'), "/loop%d%c", &index, &rest) == 1 ?
-		index : -1;
+	name = kernel_name_of_device(device);
+	if (!name || sscanf(name, "loop%d%c", &index, &rest) != 1)
+		index = -1;
+	free(name);
+	return index;
 }
 
 static enum loop_kind kind_of_name(const __u8 *name)
