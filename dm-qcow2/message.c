@@ -101,6 +101,9 @@ static int final_message(struct qc_target *t, unsigned int argc, char **argv)
 	/* Only an overlay of the one image that the mirror writes can go. */
 	if (!keep && (!t->top || t->chain.nr < 2))
 		return -EINVAL;
+	/* Where another target has taken it over, it is in use there. */
+	if (!keep && !READ_ONCE(t->writable))
+		return -EROFS;
 	/* One of several prepares, and all are told what came of it. */
 	mutex_lock(&t->final_lock);
 	if (!keep && !t->retired.count)

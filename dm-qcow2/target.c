@@ -748,7 +748,8 @@ static void qc_presuspend_undo(struct dm_target *ti)
  */
 static void suspend_mirror(struct qc_target *t)
 {
-	bool complete = qc_mirror_flush(t->mirror);
+	/* Taken over: the image is another target's, and in use. */
+	bool complete = qc_mirror_flush(t->mirror) && READ_ONCE(t->writable);
 	struct qc_area area;
 
 	if (!complete && t->retired.count)

@@ -417,6 +417,46 @@ def what_was_taken_over_is_not_taken_back():
                     fx.pattern("c", 64 * KIB), "contents")
 
 
+def retiring_and_taken_over(early):
+    """What another device writes by now does not become an empty overlay."""
+    size = 4 * MIB
+    fx.create("base", size)
+    fx.create("top", size, backing="base")
+    with open("copy", "wb") as f:
+        os.truncate("copy", size)
+    layers = [("qcow2", "top"), ("qcow2", "base")]
+    with fx.opened(layers, size) as (chain, dev):
+        chain.loops["copy"] = blk.Loop("copy")
+        chain.features = ["yield", "mirror", chain.loops["copy"].dev]
+        chain.reload()
+        dev.write(0, fx.pattern("a", 64 * KIB))
+        work(chain.dm, "copy", size // 512, "1")
+        if early:
+            chain.dm.message("final")
+        with destination(chain, 0) as (_, other):
+            if not early:
+                refused(lambda: chain.dm.message("final"), errno.EROFS)
+            other.write(64 * KIB, fx.pattern("b", 64 * KIB))
+            chain.dm.suspend()
+            chain.dm.resume()
+            other.write(128 * KIB, fx.pattern("c", 64 * KIB))
+            other.flush()
+    fx.check("top")
+    ktap.same_bytes(fx.content("top")[:192 * KIB],
+                    fx.pattern("a", 64 * KIB) + fx.pattern("b", 64 * KIB) +
+                    fx.pattern("c", 64 * KIB), "contents")
+
+
+@ktap.test
+def one_that_was_to_retire_is_taken_over():
+    retiring_and_taken_over(True)
+
+
+@ktap.test
+def one_that_was_taken_over_does_not_retire():
+    retiring_and_taken_over(False)
+
+
 # Pull into the active image
 
 def populate(size, top, middle, middle_size, zeroes):
