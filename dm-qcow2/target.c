@@ -881,6 +881,15 @@ static struct qc_target *superseded(struct qc_target *t)
 	return old;
 }
 
+/* Messages reach a device that is suspended, too: none may be at work. */
+static void deactivate_target(struct qc_target *t)
+{
+	if (!t->active)
+		return;
+	qc_write_presuspend(t, false);
+	qc_postsuspend(t->ti);
+}
+
 /*
  * Where a target cannot be resumed, device-mapper leaves the device suspended, and
  * those of the table that were resumed before it as they are.  Tools may have edited
@@ -892,8 +901,8 @@ static void deactivate_left(struct qc_target *t)
 	struct qc_target *old = superseded(t);
 
 	if (old)
-		qc_postsuspend(old->ti);
-	qc_postsuspend(t->ti);
+		deactivate_target(old);
+	deactivate_target(t);
 }
 
 /*

@@ -770,5 +770,53 @@ def messages_and_suspend():
     fx.check("top")
 
 
+# Messages and a resume that fails
+
+@ktap.test
+def messages_while_a_resume_is_tried_again():
+    """A table of two targets, of which the second cannot be resumed."""
+    size = 16 * MIB
+    raw("base", size, "base")
+    fx.create("top", size, backing="base", fmt="raw")
+    fx.grow("top", 64 * MIB)
+    fx.create("bad", size)
+    loops = [blk.Loop(name) for name in ("top", "base", "bad")]
+    line = f"2 qcow2 {loops[0].dev} - raw {loops[1].dev} - 1 explicit_zeroes"
+    dm = blk.Dm("parts")
+    dm.create(size // 512, line)
+    fx.poke("bad", 79, "B", 1)
+    os.sync()
+    dm.load_table([(size // 512, "qcow2", line),
+                   (size // 512, "qcow2", f"1 qcow2 {loops[2].dev} -")])
+    stop, said = threading.Event(), set()
+
+    def send():
+        pos = 0
+        while not stop.is_set():
+            try:
+                done = dm.message(f"populate {pos} {size // 512 - pos} 2")
+                said.add(0)
+                pos = (pos + int(done.split()[0])) % (size // 512)
+            except OSError as e:
+                said.add(e.errno)
+
+    refused(dm.resume, errno.EROFS)
+    team = [threading.Thread(target=send) for _ in range(3)]
+    for thread in team:
+        thread.start()
+    for _ in range(30):
+        refused(dm.resume, errno.EROFS)
+        time.sleep(0.02)
+    stop.set()
+    for thread in team:
+        thread.join()
+    ktap.note(f"errors: {sorted(said)}")
+    ktap.check(said <= {0, errno.EAGAIN}, "a message was at work")
+    dm.remove()
+    for loop in loops:
+        loop.detach()
+    fx.check("top")
+
+
 if __name__ == "__main__":
     fx.main()
