@@ -29,8 +29,6 @@
 #include "trim.h"
 #include "walk.h"
 
-/* A file that is not complete has this behind its name, as no one else's has. */
-#define PARTIAL	".qcow2setup.partial"
 /* A file system that has no more than that left is full. */
 #define FULL_BYTES	(1024 * 1024)
 
@@ -128,7 +126,7 @@ static int find_place(struct work *work)
 		free(work->path);
 		work->path = real;
 	}
-	work->made = work->is_file ? text("%s" PARTIAL, work->path) :
+	work->made = work->is_file ? text("%s" NEW_PARTIAL, work->path) :
 		text_copy(work->path);
 	return 0;
 }
@@ -153,23 +151,6 @@ static int find_passphrase(struct work *work)
 			    &work->passphrase);
 }
 
-/* What a job that was killed had made so far; the file of one that runs is locked. */
-static int drop_partial(const struct work *work)
-{
-	struct image partial;
-	int r;
-
-	if (!work->is_file || access(work->made, F_OK) < 0)
-		return 0;
-	r = image_open(work->made, FORMAT_RAW, &partial);
-	if (!r)
-		r = attach_check_unused(&partial, ROLE_WRITE);
-	image_close(&partial);
-	if (!r && unlink(work->made) < 0)
-		r = report_errno(errno, "Cannot delete %s", work->made);
-	return r;
-}
-
 /* Should this process be killed, jobs --clean deletes what was made. */
 static int note_made(struct work *work)
 {
@@ -187,6 +168,7 @@ static int make_qcow2(struct work *work)
 	struct new_image image = {
 		.path = work->made,
 		.passphrase = work->passphrase,
+		.unnamed = true,
 	};
 	char size[24], *link = NULL;
 	int r;
@@ -246,7 +228,7 @@ static int keep_owner(const struct work *work)
 
 static int make(struct work *work)
 {
-	int r = drop_partial(work);
+	int r = work->is_file ? new_image_drop(work->made) : 0;
 
 	if (!r)
 		r = work->what->format == FORMAT_RAW ? make_raw(work) :

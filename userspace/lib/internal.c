@@ -539,7 +539,7 @@ static int swap_device(struct internal *in, struct swap *swap)
 		json_object_object_del(in->entry, "freeze");
 	if (swap->thawed)
 		journal_write(in->entry);
-	run_print_errors(in->errors);
+	run_print_errors(in->errors, NULL, NULL);
 	return swap->edit_error ? report_live(in, swap->edit_error) : r;
 }
 
@@ -606,7 +606,7 @@ static int resume_device(const struct device *device, const char *id)
 	if (!r)
 		r = dm_resume(device->name);
 	if (errors >= 0) {
-		run_print_errors(errors);
+		run_print_errors(errors, NULL, NULL);
 		close(errors);
 	}
 	if (edit < 0)

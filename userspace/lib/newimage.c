@@ -6,11 +6,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "attach.h"
 #include "device.h"
+#include "durable.h"
 #include "image.h"
 #include "lock.h"
 #include "report.h"
@@ -87,28 +92,55 @@ void new_image_note(struct json_object *journal, const char *path,
 	note(journal, NEW_IMAGE, path, id);
 }
 
+int new_image_drop(const char *made)
+{
+	struct image image;
+	int r;
+
+	if (access(made, F_OK) < 0)
+		return 0;
+	r = image_open(made, FORMAT_RAW, &image);
+	if (!r)
+		r = attach_check_unused(&image, ROLE_WRITE);
+	image_close(&image);
+	if (!r && unlink(made) < 0)
+		r = report_errno(errno, "Cannot delete %s", made);
+	return r;
+}
+
+/* @made: where the file of that entry is until it is whole */
+static void note_made(struct json_object *journal, const char *key,
+		      const char *made)
+{
+	struct json_object *entry;
+
+	if (json_object_object_get_ex(journal, key, &entry))
+		json_set_string(entry, "made", made);
+}
+
 static int make_file(struct json_object *journal, const char *key,
-		     const char *path)
+		     const char *path, const char *made)
 {
 	struct image_id id;
 	struct stat st;
 	int fd, r = 0;
 
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	fd = open(made, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
-		return report_errno(errno, "Cannot create %s", path);
+		return report_errno(errno, "Cannot create %s", made);
 	if (fstat(fd, &st) < 0)
-		r = report_errno(errno, "Cannot stat %s", path);
+		r = report_errno(errno, "Cannot stat %s", made);
 	close(fd);
 	if (r < 0)
 		return r;
 	id = image_id_of(&st);
 	note(journal, key, path, &id);
+	note_made(journal, key, made);
 	return journal_write(journal);
 }
 
 static int make_missing(struct json_object *journal, const char *key,
-			const char *path)
+			const char *path, const char *made)
 {
 	const struct image_id none = { 0 };
 	int r;
@@ -116,8 +148,53 @@ static int make_missing(struct json_object *journal, const char *key,
 	if (!path || access(path, F_OK) == 0)
 		return 0;
 	note(journal, key, path, &none);
+	note_made(journal, key, made);
 	r = journal_write(journal);
-	return r < 0 ? r : make_file(journal, key, path);
+	return r < 0 ? r : make_file(journal, key, path, made);
+}
+
+/* It is whole: it gets its name, unless somebody else has that by now. */
+static int give_name(const char *made, const char *path)
+{
+	int r = renameat2(AT_FDCWD, made, AT_FDCWD, path, RENAME_NOREPLACE);
+
+	/* Not every file system can tell that at once. */
+	if (r < 0 && errno == EINVAL && access(path, F_OK) < 0)
+		r = rename(made, path);
+	return r < 0 ? report_errno(errno, "Cannot rename %s to %s", made, path) :
+		durable_name(path);
+}
+
+/* A file that is there already stays what it is, with its owner. */
+static bool is_direct(const struct new_image *image)
+{
+	size_t length = strlen(strrchr(image->path, '/') + 1);
+
+	return image->unnamed || access(image->path, F_OK) == 0 ||
+		length + strlen(NEW_PARTIAL) > NAME_MAX;
+}
+
+/* A power cut leaves no journal: what has the name of an image is one. */
+static int make_image(struct json_object *journal, const struct new_image *image)
+{
+	bool direct = is_direct(image);
+	struct new_image made = *image;
+	char *partial = text("%s" NEW_PARTIAL, image->path);
+	int r;
+
+	if (!direct)
+		made.path = partial;
+	r = direct ? 0 : new_image_drop(partial);
+	if (!r)
+		r = make_missing(journal, NEW_IMAGE, image->path, made.path);
+	if (!r)
+		r = make_missing(journal, NEW_DATA, image->data, image->data);
+	if (!r)
+		r = qemu_create(&made, image->path);
+	if (!r && !direct)
+		r = give_name(partial, image->path);
+	free(partial);
+	return r;
 }
 
 int new_image_make(struct json_object *journal, const struct new_image *image)
@@ -125,11 +202,7 @@ int new_image_make(struct json_object *journal, const struct new_image *image)
 	int r = journal_write(journal);
 
 	if (!r)
-		r = make_missing(journal, NEW_IMAGE, image->path);
-	if (!r)
-		r = make_missing(journal, NEW_DATA, image->data);
-	if (!r)
-		r = qemu_create(image);
+		r = make_image(journal, image);
 	/* Here it is known that nobody else has it, whatever is in it. */
 	if (r < 0)
 		new_image_undo(journal);
@@ -145,18 +218,30 @@ static int is_made(struct json_object *entry, const struct stat *st)
 		st->st_dev == json_number(entry, "dev");
 }
 
-/* Return: the path, if the file that was made is still there, and is it; or NULL */
+static bool is_made_at(struct json_object *entry, const char *path,
+		       struct stat *st)
+{
+	return path && lstat(path, st) == 0 && S_ISREG(st->st_mode) &&
+		is_made(entry, st);
+}
+
+/* Return: where the file that was made is, if it is still there; or NULL */
 static const char *made_file(struct json_object *journal, const char *key,
 			     struct stat *st)
 {
+	const char *path, *made;
 	struct json_object *entry;
-	const char *path;
 
 	if (!json_object_object_get_ex(journal, key, &entry))
 		return NULL;
 	path = json_string(entry, "path");
-	return path && lstat(path, st) == 0 && S_ISREG(st->st_mode) &&
-		is_made(entry, st) ? path : NULL;
+	made = json_string(entry, "made");
+	if (is_made_at(entry, made, st))
+		return made;
+	/* Of no inode it has not got its name yet: what is there is another's. */
+	if (made && path && strcmp(made, path) && !json_number(entry, "ino"))
+		return NULL;
+	return is_made_at(entry, path, st) ? path : NULL;
 }
 
 static void undo(struct json_object *journal, const char *key)

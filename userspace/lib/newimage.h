@@ -11,6 +11,9 @@
 
 #include "qemu.h"
 
+/* Behind the name of what is not whole yet */
+#define NEW_PARTIAL	".qcow2setup.partial"
+
 /**
  * new_image_path() - where a new image is to be
  * @word: from the command line
@@ -28,11 +31,23 @@ int new_image_path(const char *word, char **path);
  * @image: what to make; its path is absolute
  *
  * The journal says what is made before there is a file. The path is a block
- * device, an empty file, or nothing; so is that of an external data file.
+ * device, an empty file, or nothing; so is that of an external data file. Where there
+ * was nothing, the image gets its name when it is whole, and durable: no power cut
+ * leaves part of one there.
  *
  * Return: 0; or an error, reported, and nothing is left of what was made.
  */
 int new_image_make(struct json_object *journal, const struct new_image *image);
+
+/**
+ * new_image_drop() - delete what a killed command had made so far
+ * @made: its path, with NEW_PARTIAL behind it
+ *
+ * It is refused where somebody has it open: the command runs.
+ *
+ * Return: 0, also if there is nothing; or an error, reported.
+ */
+int new_image_drop(const char *made);
 
 /**
  * new_image_note() - have new_image_undo() remove a file

@@ -299,7 +299,7 @@ static bool is_measured_too_early(int errors)
 	return strstr(said, "Unable to get accurate CPU usage");
 }
 
-static int create_encrypted(const struct new_image *image)
+int qemu_create(const struct new_image *image, const char *name)
 {
 	int tries = 20, errors, r;
 
@@ -311,17 +311,9 @@ static int create_encrypted(const struct new_image *image)
 		if (r == -EIO && --tries && is_measured_too_early(errors))
 			r = -EAGAIN;
 		else
-			run_print_errors(errors);
+			run_print_errors(errors, image->path, name);
 		close(errors);
 	} while (r == -EAGAIN);
-	return r;
-}
-
-int qemu_create(const struct new_image *image)
-{
-	int r = image->passphrase ? create_encrypted(image) :
-				    run_create(image, -1);
-
 	r = report_result(r);
 	if (!r)
 		r = make_durable(image->path);

@@ -23,6 +23,7 @@
  * @options: as for qemu-img -o, or NULL
  * @data: absolute path of the external data file that @options name, or NULL
  * @passphrase: it is encrypted with LUKS, and has this one; or NULL
+ * @unnamed: @path is no name yet by which anybody would use it
  */
 struct new_image {
 	const char *path;
@@ -32,6 +33,7 @@ struct new_image {
 	const char *options;
 	const char *data;
 	const struct passphrase *passphrase;
+	bool unnamed;
 };
 
 /**
@@ -49,6 +51,7 @@ bool qemu_option_has(const char *options, const char *key);
 /**
  * qemu_create() - make a qcow2 image
  * @image: what to make
+ * @name: what qemu-img's messages call it
  *
  * qemu-img does not open the backing image here, whose locks are ours to judge.
  * It inherits the state lock: while it runs, even if we were killed, no other
@@ -56,7 +59,7 @@ bool qemu_option_has(const char *options, const char *key);
  *
  * Return: 0 or an error, reported.
  */
-int qemu_create(const struct new_image *image);
+int qemu_create(const struct new_image *image, const char *name);
 
 /**
  * qemu_check() - have an image checked, without those below it

@@ -10,7 +10,10 @@
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -146,16 +149,30 @@ int run_errors(void)
 		report_errno(errno, "Cannot create a file in memory") : fd;
 }
 
-void run_print_errors(int errors)
+static void print_renamed(const char *said, const char *old, const char *name)
 {
-	char buf[4096];
-	off_t pos = 0;
-	ssize_t len;
+	const char *found;
 
-	while ((len = pread(errors, buf, sizeof(buf), pos)) > 0) {
-		fwrite(buf, len, 1, stderr);
-		pos += len;
+	while (old && *old && (found = strstr(said, old))) {
+		fprintf(stderr, "%.*s%s", (int)(found - said), said, name);
+		said = found + strlen(old);
 	}
+	fputs(said, stderr);
+}
+
+void run_print_errors(int errors, const char *old, const char *name)
+{
+	struct stat st;
+	ssize_t len;
+	char *said;
+
+	if (fstat(errors, &st) < 0 || !st.st_size)
+		return;
+	said = grow_array(NULL, st.st_size, 1);
+	len = pread(errors, said, st.st_size, 0);
+	said[len < 0 ? 0 : len] = '\0';
+	print_renamed(said, old, name);
+	free(said);
 }
 
 void load_module(const char *name)

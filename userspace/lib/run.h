@@ -56,8 +56,10 @@ int run_errors(void);
 /**
  * run_print_errors() - print the messages that have waited
  * @errors: from run_errors()
+ * @old: what they call a file, or NULL
+ * @name: what its name is
  */
-void run_print_errors(int errors);
+void run_print_errors(int errors, const char *old, const char *name);
 
 /** load_module() - have the kernel load a module, if it can */
 void load_module(const char *name);
