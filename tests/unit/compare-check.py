@@ -102,6 +102,16 @@ def check_of_an_image_without_refcounts():
 
 
 @ktap.test
+def check_that_finds_no_refcounts():
+    """The block is where no file has anything: nothing can be compared."""
+    path = create()
+    poke(path, CLUSTER, 0x80000000)
+    out = check(path, code=1)
+    ktap.check("could not be completed" in out, out)
+    ktap.check("Sanitizer" not in out, out)
+
+
+@ktap.test
 def check_of_too_many_snapshots():
     """QEMU drops those beyond the limit; what there is are empty ones here."""
     path = create()
@@ -110,6 +120,99 @@ def check_of_too_many_snapshots():
     poke(path, 68, 8 * MIB)
     out = check(path, code=1)
     ktap.check("check -r all" in out, out)
+
+
+def create_with_snapshot():
+    """And with a bitmap, for which QEMU writes the header in a repair"""
+    path = create()
+    host.qemu_img("snapshot", "-c", "one", path)
+    host.qemu_io(path, "write -P 7 0 200k")
+    host.qemu_img("bitmap", "--add", path, "bits")
+    return path
+
+
+def leak(path):
+    with open(path, "r+b") as f:
+        cluster = -(-f.seek(0, os.SEEK_END) // CLUSTER)
+        f.truncate((cluster + 1) * CLUSTER)
+    set_refcount(path, cluster, 1)
+
+
+def snapshot_of(path):
+    """Its contents; QEMU fails where there is none."""
+    host.qemu_img("convert", "-l", "snapshot.name=one", "-O", "raw", path,
+                  f"{path}.raw")
+    with open(f"{path}.raw", "rb") as f:
+        return f.read()
+
+
+def bitmaps_of(path):
+    info = json.loads(host.qcow2setup("info", path, "--json"))
+    return info["format-specific"]["data"].get("bitmaps")
+
+
+@ktap.test
+def check_keeps_snapshots_of_an_image_with_bitmaps():
+    """qemu-img check -r all drops them, as it is about to mark the bitmaps."""
+    path = create_with_snapshot()
+    host.qemu_img("bitmap", "--add", "--disable", path, "more")
+    snapshot, bitmaps = snapshot_of(path), bitmaps_of(path)
+    with open(path, "rb") as f:
+        sound = f.read()
+    check(path, "--repair")
+    with open(path, "rb") as f:
+        ktap.check(sound.startswith(f.read()), "sound image is as it was")
+    leak(path)
+    ktap.equal(check_json(path, "--repair")["leaks-fixed"], 1, "leaks")
+    ktap.check(snapshot_of(path) == snapshot, "contents of the snapshot")
+    ktap.equal(bitmaps_of(path), bitmaps, "bitmaps")
+    set_refcount(path, 5, 0)
+    ktap.check(check_json(path, "--repair")["corruptions-fixed"], "repaired")
+    ktap.check(snapshot_of(path) == snapshot, "contents of the snapshot")
+    ktap.equal(bitmaps_of(path), bitmaps, "bitmaps")
+
+
+@ktap.test
+def check_keeps_snapshots_where_features_are_cleared():
+    """Autoclear features: one that is not known, and bitmaps that are void"""
+    for autoclear in (1 << 40 | 1, 1 << 40, 0):
+        path = create_with_snapshot()
+        snapshot = snapshot_of(path)
+        with open(path, "r+b") as f:
+            f.seek(88)
+            f.write(autoclear.to_bytes(8, "big"))
+        check(path, "--repair")
+        ktap.check(snapshot_of(path) == snapshot, "contents of the snapshot")
+        same_as_qemu(path, 0)
+        ktap.equal(bool(bitmaps_of(path)), bool(autoclear & 1), "bitmaps")
+        os.unlink(path)
+
+
+@ktap.test
+def check_repairs_where_the_bitmaps_extension_is_missing():
+    """QEMU finds leaks, does not free them, and says that all is well."""
+    path = create()
+    with open(path, "r+b") as f:
+        f.seek(88)
+        f.write((1).to_bytes(8, "big"))
+    leak(path)
+    ktap.equal(check_json(path, "--repair")["leaks-fixed"], 1, "leaks")
+    same_as_qemu(path, 0)
+
+
+@ktap.test
+def check_of_bitmaps_that_qemu_refuses_changes_nothing():
+    path = create_with_snapshot()
+    with open(path, "r+b") as f:
+        data = f.read()
+        # The entry: type, granularity and the length of the name
+        f.seek(data.rindex(bytes([1, 16, 0, 4])) + 1)
+        f.write(bytes([99]))
+        f.seek(0)
+        data = f.read()
+    check(path, "--repair", code=1)
+    with open(path, "rb") as f:
+        ktap.check(f.read() == data, "as it was")
 
 
 @ktap.test

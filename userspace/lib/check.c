@@ -10,6 +10,7 @@
 
 #include "attach.h"
 #include "qemu.h"
+#include "quiet.h"
 #include "report.h"
 #include "trim.h"
 
@@ -73,10 +74,44 @@ static int look_at_tail(const char *path, bool repair,
 		cut_tail(path, result) : r;
 }
 
+/* Can qemu-img open it as it is? Then it can without its bitmaps, too. */
+static bool can_check(const struct image *image, const struct unlock *unlock)
+{
+	bool muted = report_muted(), can;
+	struct json_object *report;
+
+	report_mute(true);
+	qemu_check(image, unlock, false, &report);
+	report_mute(muted);
+	can = report;
+	json_object_put(report);
+	return can;
+}
+
+/* Return: as qemu_check() */
+static int repair_image(const struct image *image, const struct unlock *unlock,
+			struct json_object **report)
+{
+	int needed = quiet_needed(image), r, end;
+	struct quiet quiet;
+
+	if (needed <= 0)
+		return needed ? needed : qemu_check(image, unlock, true, report);
+	/* What cannot be opened is not changed; again, as it says why. */
+	if (!can_check(image, unlock))
+		return qemu_check(image, unlock, false, report);
+	r = quiet_begin(image, &quiet);
+	if (!r)
+		r = qemu_check(image, unlock, true, report);
+	end = quiet_end(image, &quiet);
+	return r < 0 || !end ? r : end;
+}
+
 static int run_check(const struct image *image, const struct unlock *unlock,
 		     bool repair, struct check_result *result)
 {
-	int r = qemu_check(image, unlock, repair, &result->report);
+	int r = repair ? repair_image(image, unlock, &result->report) :
+		qemu_check(image, unlock, false, &result->report);
 
 	if (r < 0)
 		return r;
@@ -126,6 +161,10 @@ int check_image(const char *path, struct unlock *unlock, bool repair,
 	if (!r)
 		r = run_check(&image, unlock, repair, result);
 	image_close(&image);
+	if (r < 0) {
+		json_object_put(result->report);
+		result->report = NULL;
+	}
 	return r;
 }
 

@@ -29,7 +29,7 @@ enum check_outcome {
 /**
  * struct check_result - what a check found
  * @outcome: the state of the image now
- * @report: of qemu-img, see qemu_check(); put it
+ * @report: of qemu-img, see qemu_check(); put it; NULL after an error
  * @tail: bytes of the file behind the last cluster in use that are there now
  * @cut: bytes that were cut off there
  */
