@@ -56,7 +56,10 @@ for title, words in {
                      ("0X1E00", 0x1e00), ("4M", 4 * MIB)],
         "relative": [("+1M", 5 * MIB), ("+1b", 5 * MIB + 512),
                      ("+0.5k", 5 * MIB + KIB), ("-0x400", 5 * MIB),
-                     ("-4M", MIB), ("+3M", 4 * MIB)]}.items():
+                     ("-4M", MIB), ("+3M", 4 * MIB),
+                     # No more is lost than was asked for.
+                     ("-1", 4 * MIB), ("-1000", 4 * MIB - 512),
+                     ("-4193281", 512), ("-511", 512)]}.items():
     ktap.case(f"resize: {title}", size_words, words)
 
 

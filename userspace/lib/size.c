@@ -100,7 +100,7 @@ static int parse_decimal(const char *word, uint64_t *bytes)
 	return 0;
 }
 
-int size_parse(const char *word, uint64_t *bytes)
+static int parse_bytes(const char *word, uint64_t *bytes)
 {
 	bool hexadecimal = word[0] == '0' && toupper(word[1]) == 'X';
 	int r = hexadecimal ? parse_hexadecimal(word + 2, bytes) :
@@ -111,8 +111,16 @@ int size_parse(const char *word, uint64_t *bytes)
 	if (*bytes > SIZE_MAX_BYTES)
 		return report_fail(EINVAL, "'%s' is too large for an image.",
 				   word);
-	*bytes = round_up(*bytes, 512);
 	return 0;
+}
+
+int size_parse(const char *word, uint64_t *bytes)
+{
+	int r = parse_bytes(word, bytes);
+
+	if (!r)
+		*bytes = round_up(*bytes, 512);
+	return r;
 }
 
 int size_change(const char *word, uint64_t old, uint64_t *bytes)
@@ -122,7 +130,7 @@ int size_change(const char *word, uint64_t old, uint64_t *bytes)
 	int r;
 
 	old = round_up(old, 512);
-	r = size_parse(word + (more || less), &change);
+	r = parse_bytes(word + (more || less), &change);
 	if (r < 0)
 		return r;
 	if (less && change > old)
@@ -134,7 +142,8 @@ int size_change(const char *word, uint64_t old, uint64_t *bytes)
 				   word);
 	if (more)
 		change += old;
-	*bytes = less ? old - change : change;
+	/* The size counts as the next one: no more is lost than was asked for. */
+	*bytes = round_up(less ? old - change : change, 512);
 	if (*bytes)
 		return 0;
 	return report_fail(EINVAL, "An image cannot have a size of 0.");
