@@ -146,7 +146,10 @@ static int check_hide(const struct resizing *resizing,
 			   image->path, image->path);
 }
 
-/* All of the new part becomes zero clusters where there is something to hide. */
+/*
+ * All of the new part becomes zero clusters where there is something to hide. What
+ * is refused is so before the image is written.
+ */
 static int grow_hiding(const struct resizing *resizing, struct unlock *unlock,
 		       struct chain *chain)
 {
@@ -154,6 +157,8 @@ static int grow_hiding(const struct resizing *resizing, struct unlock *unlock,
 
 	if (!r)
 		r = unlock_below(unlock, chain);
+	if (!r)
+		r = tail_zero(&chain->layers[0]);
 	return r < 0 ? r : resize_to(unlock, chain, true, resizing->size);
 }
 
@@ -177,14 +182,14 @@ static int grow_qcow2(const struct resizing *resizing, struct unlock *unlock,
 	struct image *image = &chain->layers[0];
 	int tail, more;
 
-	tail = tail_zero(image);
-	if (tail < 0)
-		return tail;
 	more = image_has_more(image);
 	if (more < 0)
 		return more;
 	if (more || is_longer_below(chain))
 		return grow_hiding(resizing, unlock, chain);
+	tail = tail_zero(image);
+	if (tail < 0)
+		return tail;
 	return tail ? grow_past_tail(resizing, unlock, chain) :
 		resize_to(unlock, chain, false, resizing->size);
 }

@@ -258,8 +258,11 @@ def zeroes_the_tail(options, way, base):
     before = contents(path)
     ktap.equal(len(before), END, "length")
     if base in ("2M", "4M") and "compat=0.10" in options:
+        with open(path, "rb") as f:
+            whole = f.read()
         refused(4, "qemu-img amend", path, str(LONGER))
-        ktap.equal(contents(path), before, "contents")
+        with open(path, "rb") as f:
+            ktap.same_bytes(f.read(), whole, "the image that was refused")
         # Within the cluster there is nothing to hide.
         host.qcow2setup("resize", path, "+512")
         ktap.check(contents(path) == before + bytes(512), "contents")
