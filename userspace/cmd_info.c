@@ -23,10 +23,11 @@ static void add_version3(struct json_object *data, const struct image *image)
 {
 	const struct qcow2_header *h = &image->header;
 
-	if (image->data_file) {
+	if (image->data_file)
 		json_set_string(data, "data-file", image->data_file);
+	/* One that needs a data file may have lost its name. */
+	if (qcow2_external(h))
 		json_set_bool(data, "data-file-raw", qcow2_raw_data(h));
-	}
 	json_set_bool(data, "corrupt",
 		      !!(h->incompatible & QCOW2_INCOMPAT_CORRUPT));
 	json_set_bool(data, "extended-l2",

@@ -209,6 +209,18 @@ def info_of_marked_images():
 
 
 @ktap.test
+def info_of_an_image_that_has_lost_its_data_file():
+    """What it does not name any more it needs all the same."""
+    for raw in "off", "on":
+        path = create([f"data_file=@/data,data_file_raw={raw}"])
+        host.qemu_img("amend", "-f", "qcow2", "-o", "data_file=", path)
+        data = check_json(path)["format-specific"]["data"]
+        ktap.check("data-file" not in data, data)
+        ktap.equal(data["data-file-raw"], raw == "on", "raw")
+        check_text(path)
+
+
+@ktap.test
 def info_of_an_image_that_nobody_knows():
     path = create([])
     set_bits(path, 72, 1 << 40)
