@@ -59,16 +59,19 @@ static int check_arguments(const struct arguments *args)
 	if (!args->backing != !args->backing_format)
 		return report_fail(EINVAL,
 				   "-b BACKING and -F FORMAT go together: a format is never guessed.");
-	if (!args->words[1] && !args->backing)
-		return report_fail(EINVAL, "The image needs a SIZE.");
 	if (qemu_option_has(args->options, "backing_file") ||
 	    qemu_option_has(args->options, "backing_fmt"))
 		return report_fail(EINVAL,
 				   "Give the backing image with -b and -F, not with -o.");
+	if (qemu_option_has(args->options, "size"))
+		return report_fail(EINVAL,
+				   "Give the size behind the name of the image, not with -o.");
 	if (qemu_option_has(args->options, "help") ||
 	    qemu_option_has(args->options, "?"))
 		return report_fail(EINVAL,
 				   "What options there are 'qemu-img create -f qcow2 -o help' tells.");
+	if (!args->words[1] && !args->backing)
+		return report_fail(EINVAL, "The image needs a SIZE.");
 	return check_encryption(args->options);
 }
 

@@ -208,7 +208,20 @@ def help_is_no_image():
     path = f"{host.directory}/image"
     for options in ("help", "?", "cluster_size=4k,help", "help,compat=1.1"):
         refused("-o help", path, "1M", "-o", options)
+    refused("-o help", path, "-o", "help")
     ktap.equal(names(), [], "files")
+
+
+@ktap.test
+def a_size_is_no_option():
+    """qemu-img is told one, and would complain of two."""
+    base, path = f"{host.directory}/base", f"{host.directory}/image"
+    host.qcow2setup("create", base, "1M")
+    for words in ([], ["1M"], ["-b", "base", "-F", "qcow2"]):
+        code = refused("behind the name", path, *words, "-o",
+                       "cluster_size=4k,size=2M")
+        ktap.equal(code, 1, "exit code")
+    ktap.equal(names(), ["base"], "files")
 
 
 @ktap.test
