@@ -208,7 +208,10 @@ static void give_up(struct sweeper *sweeper, uint64_t sector, int error)
 	pthread_mutex_unlock(&sweeper->lock);
 }
 
-/* Return: sectors that are done, or a negative error, unreported. */
+/*
+ * Return: sectors that are done, or a negative error, unreported. 0 where a suspend
+ * began with the message at work: the next one waits for its end.
+ */
 static int64_t send_range(const struct sweep *sweep, uint64_t start,
 			  uint64_t end, uint64_t *copied)
 {
@@ -223,7 +226,7 @@ static int64_t send_range(const struct sweep *sweep, uint64_t start,
 	if (r < 0)
 		return r;
 	if (sscanf(reply, "%" SCNu64 " %" SCNu64, &done, copied) != 2 ||
-	    !done || done > end - start)
+	    done > end - start)
 		return -EPROTO;
 	return done;
 }
