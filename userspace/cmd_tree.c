@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * tree DIRECTORY|NAME: which image stands on which.
+ * tree DIRECTORY|IMAGE|NAME: which image stands on which.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -348,7 +348,6 @@ static void add_string(const char ***list, unsigned int *count,
 	(*list)[(*count)++] = string;
 }
 
-/* Those of the commands that merge or copy images */
 /* Of several -o all count, as for qemu-img. */
 static void add_options(struct arguments *args, const char *options)
 {
@@ -359,6 +358,7 @@ static void add_options(struct arguments *args, const char *options)
 	args->options = all;
 }
 
+/* Those of the commands that merge or copy images */
 static int set_chain_option(struct arguments *args, int option)
 {
 	switch (option) {
