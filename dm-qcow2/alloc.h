@@ -5,7 +5,7 @@
  * In memory a refcount goes up when a cluster is allocated, so that it is in
  * the next commit with or before the reference to it, and goes down only when
  * the commit that dropped the reference is durable and no I/O to the cluster is
- * in flight: invariants 3 and 5 of the design.  From then on the cluster may be
+ * in flight: invariants 3 and 5 in image.h.  From then on the cluster may be
  * given out again.
  *
  * The guest data of an image with an external data file is none of this: see

@@ -26,6 +26,7 @@
  *			dirty and commit lists, @frees; never held across I/O or
  *			a sleeping allocation
  *	header_lock	mutex; read, change and write back the header's sector
+ *	drain_lock	mutex; one qc_epoch_drain() at a time
  *	event_lock	mutex; the writer cannot go away while an event is raised
  *	range_lock, wait_lock	spinlocks, leaves; in-flight guest ranges;
  *			requests that wait for a commit
@@ -34,6 +35,24 @@
  * of many layers is searched for again and again, in @front, which takes no walk.
  * They are freed an RCU grace period after they left both, and their entries change
  * by single 64-bit stores (extended L2 entries by two, see words.h).
+ *
+ * Invariants.  A crash may come at any instant, and of what was not flushed any
+ * subset of the sectors may be on the device:
+ *
+ *	1	qemu-img check finds leaks, never corruption, in each image.
+ *	2	What a flush or a FUA write acknowledged is there.
+ *	3	No refcount on disk is below the number of references on disk.
+ *	4	No entry on disk (L1, L2, refcount table) refers to a cluster whose
+ *		content is not durable.
+ *	5	A host cluster is given out again, or punched out, only when what
+ *		dropped it is durable and no I/O mapped to it is in flight, in any
+ *		chain over the image.
+ *	6	A sector outside of the guest's write keeps its content: copy-on-write
+ *		fills the rest of a new cluster before anything refers to it.
+ *	7	A lower layer is unchanged to the bit, but where it is the destination
+ *		of a merge, or gets another backing link.
+ *	8	After a failed metadata write the image is read, but not written:
+ *		status, log and a dm event say so.
  *
  * Guest data need not be on the image's device: @data_bdev is where it goes, all
  * else goes to @bdev.  They differ in two cases.
@@ -49,8 +68,8 @@
  *		A guest cluster has its own place there, at the guest's offset:
  *		nothing is allocated, counted or freed for data.
  *
- * The invariants of the design with an external data file, on two devices of
- * which any subset of what is not flushed may survive a crash:
+ * The same with an external data file, on two devices of which any subset of what
+ * is not flushed may survive a crash:
  *
  *	3, 5	An entry refers to no cluster of the image.  A place in the data
  *		file is never another guest cluster's, so it may be written again
@@ -309,8 +328,9 @@ void qc_image_put(struct qc_image *img);
  * it deactivates the image as a reader does.
  *
  * Context: may sleep; preresume.
- * Return: 0, -EBUSY (a second writer), -EROFS (not fit for writing), -EINVAL,
- * -EIO, -ENOMEM; details in the log.
+ * Return: 0; -EBUSY (a second writer, an image edited meanwhile, or a failed one that
+ * others still use), -EROFS (not fit for writing), -EOPNOTSUPP, -ENOSPC, -EFBIG (it
+ * cannot get as long as @writer says), -EINVAL, -EIO, -ENOMEM; details in the log.
  */
 int qc_image_activate(struct qc_image *img, struct qc_writer *writer);
 

@@ -21,7 +21,7 @@ struct dm_target;
  *
  * Context: may sleep.
  * Return: 1 with an answer, 0, or a negative error; -EAGAIN where the device is
- * being suspended, or there is no memory now.
+ * suspended, or about to be, or there is no memory now.
  */
 int qc_message(struct dm_target *ti, unsigned int argc, char **argv,
 	       char *result, unsigned int maxlen);

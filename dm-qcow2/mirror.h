@@ -152,9 +152,11 @@ struct qc_mirror_copy {
  * @c: what to do
  *
  * Written, not flushed, when it returns.  May run many times beside each other.
+ * Where a suspend begins it stops, perhaps before it has come anywhere.
  *
  * Context: may sleep.
- * Return: 0 or a negative error; -EIO where the mirror is broken.
+ * Return: 0; -EIO where the mirror is broken, -EAGAIN without memory, or another
+ * negative error.
  */
 int qc_mirror_copy(struct qc_target *t, struct qc_mirror_copy *c);
 

@@ -266,7 +266,8 @@ struct qc_populate {
  * @p: what to do
  *
  * Each cluster is copied under the range lock that guest writes take which
- * find it not allocated.  Nothing is durable when it returns.
+ * find it not allocated.  Nothing is durable when it returns.  Where a suspend begins
+ * it stops, perhaps before it has come anywhere.
  *
  * Context: may sleep.
  * Return: 0 or a negative error: -ENOSPC, -EIO.
