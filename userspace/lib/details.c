@@ -78,20 +78,18 @@ static int list_directory(const struct image *image,
 			  const struct qcow2_bitmaps *bitmaps,
 			  const uint8_t *directory, struct json_object *list)
 {
-	uint64_t left = bitmaps->directory_size, pos = 0;
 	struct qcow2_bitmap bitmap;
-	struct qcow2_fault fault;
+	const uint8_t *entry;
+	uint64_t pos = 0;
 	uint32_t i;
+	int r;
 
 	for (i = 0; i < bitmaps->nb; i++) {
-		if (qcow2_bitmap_decode(directory + pos, left,
-					bitmaps->directory_offset + pos,
-					&bitmap, &fault) < 0)
-			return image_fault(image, &fault);
-		json_object_array_add(list, bitmap_json(directory + pos,
-							&bitmap));
-		pos += bitmap.entry_len;
-		left -= bitmap.entry_len;
+		entry = directory + pos;
+		r = image_bitmap_next(image, bitmaps, directory, &pos, &bitmap);
+		if (r < 0)
+			return r;
+		json_object_array_add(list, bitmap_json(entry, &bitmap));
 	}
 	return 0;
 }

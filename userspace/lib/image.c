@@ -466,6 +466,21 @@ int image_bitmaps(const struct image *image, struct qcow2_bitmaps *bitmaps,
 	return *directory ? 0 : -EIO;
 }
 
+int image_bitmap_next(const struct image *image,
+		      const struct qcow2_bitmaps *bitmaps,
+		      const uint8_t *directory, uint64_t *pos,
+		      struct qcow2_bitmap *bitmap)
+{
+	struct qcow2_fault fault;
+
+	if (qcow2_bitmap_decode(directory + *pos, bitmaps->directory_size - *pos,
+				bitmaps->directory_offset + *pos, bitmap,
+				&fault) < 0)
+		return image_fault(image, &fault);
+	*pos += bitmap->entry_len;
+	return 0;
+}
+
 static int bitmap_refused(const struct image *image, const char *what,
 			  const char *why)
 {
@@ -480,25 +495,24 @@ static int check_directory(const struct image *image,
 			   const uint8_t *directory)
 {
 	struct qcow2_bitmap bitmap;
-	struct qcow2_fault fault;
+	const uint8_t *entry;
 	uint64_t pos = 0;
 	const char *why;
 	char name[64];
 	uint32_t i;
+	int r;
 
 	for (i = 0; i < bitmaps->nb; i++) {
-		if (qcow2_bitmap_decode(directory + pos,
-					bitmaps->directory_size - pos,
-					bitmaps->directory_offset + pos,
-					&bitmap, &fault) < 0)
-			return image_fault(image, &fault);
+		entry = directory + pos;
+		r = image_bitmap_next(image, bitmaps, directory, &pos, &bitmap);
+		if (r < 0)
+			return r;
 		why = qcow2_bitmap_check(&image->header, &bitmap);
 		snprintf(name, sizeof(name), "bitmap '%.*s'",
 			 bitmap.name_len > 48 ? 48 : (int)bitmap.name_len,
-			 (const char *)directory + pos + bitmap.name_offset);
+			 (const char *)entry + bitmap.name_offset);
 		if (why)
 			return bitmap_refused(image, name, why);
-		pos += bitmap.entry_len;
 	}
 	return pos == bitmaps->directory_size ? 0 :
 		bitmap_refused(image, "the bitmap directory",

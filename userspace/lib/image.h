@@ -132,6 +132,21 @@ int image_bitmaps(const struct image *image, struct qcow2_bitmaps *bitmaps,
 		  uint8_t **directory);
 
 /**
+ * image_bitmap_next() - decode an entry of that directory
+ * @image: the same
+ * @bitmaps: of image_bitmaps()
+ * @directory: of image_bitmaps()
+ * @pos: bytes; where the entry begins, and when this returns the one behind it
+ * @bitmap: result
+ *
+ * Return: 0 or an error, reported.
+ */
+int image_bitmap_next(const struct image *image,
+		      const struct qcow2_bitmaps *bitmaps,
+		      const uint8_t *directory, uint64_t *pos,
+		      struct qcow2_bitmap *bitmap);
+
+/**
  * image_fault() - report what is wrong in an image
  *
  * Return: -EMEDIUMTYPE

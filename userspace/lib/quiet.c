@@ -46,24 +46,21 @@ static int mark(const struct image *image, const struct qcow2_bitmaps *bitmaps,
 		uint8_t *directory)
 {
 	struct qcow2_bitmap bitmap;
-	struct qcow2_fault fault;
+	int marked = 0, r;
 	uint64_t pos = 0;
+	uint8_t *entry;
 	uint32_t i;
-	int marked = 0;
 
 	for (i = 0; i < bitmaps->nb; i++) {
-		if (qcow2_bitmap_decode(directory + pos,
-					bitmaps->directory_size - pos,
-					bitmaps->directory_offset + pos,
-					&bitmap, &fault) < 0)
-			return image_fault(image, &fault);
+		entry = directory + pos;
+		r = image_bitmap_next(image, bitmaps, directory, &pos, &bitmap);
+		if (r < 0)
+			return r;
 		if (!(bitmap.flags & QCOW2_BITMAP_IN_USE)) {
 			/* Big endian: the lowest bits are in the last byte. */
-			directory[pos + bitmap.flags_offset + 3] |=
-				QCOW2_BITMAP_IN_USE;
+			entry[bitmap.flags_offset + 3] |= QCOW2_BITMAP_IN_USE;
 			marked = 1;
 		}
-		pos += bitmap.entry_len;
 	}
 	return marked;
 }
